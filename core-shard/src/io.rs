@@ -1,0 +1,391 @@
+//! The boundary of a shard: what may come in, what comes out, and the questions it asks of the log, the view and other shards.
+//! Data only: whoever performs an [`Output`] decides nothing.
+
+use bytes::Bytes;
+use tern_protocol::command::CommandHead;
+use tern_protocol::stored::Entity;
+use tern_protocol::{
+    CloseCode, ConversationId, DeviceId, PartitionId, Position, Seq, SessionId, ShardId, Timestamp, UserId,
+};
+
+use crate::message::Message;
+
+/// What a shard is told. One at a time; drain [`crate::Shard::poll_output`] before the next.
+#[derive(Debug)]
+pub enum Input {
+    /// A transport is up; its session id is new (slot in the low 32 bits, generation in the high).
+    Connected {
+        /// Names the session from here on.
+        session: SessionId,
+    },
+    /// The answer to [`Output::VerifyToken`].
+    Token {
+        /// Which session asked.
+        session: SessionId,
+        /// What the token says, or why it counts for nothing.
+        verdict: Result<Claims, CloseCode>,
+    },
+    /// One whole frame from a session, header included; not yet validated.
+    Frame {
+        /// Whose.
+        session: SessionId,
+        /// The frame. Kept without copying if it becomes a command.
+        bytes: Bytes,
+    },
+    /// The transport is gone. Comes exactly once for each `Connected`, also after [`Output::Close`].
+    Disconnected {
+        /// Which session.
+        session: SessionId,
+        /// How it ended.
+        ending: Ending,
+    },
+    /// A command of a partition that this shard owns is durable. In position order per partition.
+    Logged(Logged),
+    /// The log did not take a command that this shard appended.
+    AppendFailed {
+        /// For which partition.
+        partition: PartitionId,
+        /// The command.
+        record: Record,
+        /// Why.
+        failure: AppendFailure,
+    },
+    /// Every command that was durable before this run has been handed over as `Logged`.
+    CaughtUp,
+    /// The answer to [`Output::View`].
+    Viewed {
+        /// The ticket of the question.
+        ticket: u64,
+        /// What the view has.
+        reply: Result<ViewReply, ViewError>,
+    },
+    /// The rows of [`Output::Store`] up to this position can be read back.
+    Stored {
+        /// Of which partition.
+        partition: PartitionId,
+        /// Up to and including the rows of this command.
+        position: Position,
+    },
+    /// From another shard of this node. In order per sender.
+    Message {
+        /// Who sent it.
+        from: ShardId,
+        /// What.
+        message: Message,
+    },
+    /// From the HTTP API, for an entity that this shard owns.
+    Request {
+        /// Names the request in [`Output::Reply`]; unique within the run.
+        ticket: u64,
+        /// What is wanted.
+        request: Request,
+    },
+    /// The server is going away: tell each session when to come back, and accept no more commands.
+    Drain {
+        /// Sessions are spread over this long. Unit: milliseconds.
+        spread_ms: u32,
+    },
+    /// The time of [`crate::Shard::poll_timeout`] has come.
+    Timeout,
+}
+
+/// What a valid access token says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claims {
+    /// Whose.
+    pub user: UserId,
+    /// Which device's.
+    pub device: DeviceId,
+    /// When it ends; the connection may outlive it.
+    pub expires: Timestamp,
+}
+
+/// How a transport ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The client said that it is done.
+    Goodbye,
+    /// Timeout, reset, error, or closed by us: the client may be back in a moment.
+    Lost,
+}
+
+/// A command for a partition's log: the bytes of a frame, and who asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Who asked, and where the answer goes.
+    pub head: CommandHead,
+    /// A client's own frame, or one of `tern_protocol::command`.
+    pub frame: Bytes,
+}
+
+/// A command that is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// In which log.
+    pub partition: PartitionId,
+    /// Where in it.
+    pub position: Position,
+    /// When the log took it. Later positions of a partition never have an earlier time.
+    pub time: Timestamp,
+    /// What.
+    pub record: Record,
+}
+
+/// Why the log did not confirm a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendFailure {
+    /// The queue to the log is full: certainly not stored, try again soon.
+    Busy,
+    /// The log accepts nothing at present (disk full, read-only): certainly not stored.
+    Unavailable,
+    /// The write was not confirmed: may or may not be stored.
+    Unknown,
+}
+
+/// A question to the view. The view may lag behind what was applied; it never lags behind [`Input::Stored`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ViewQuery {
+    /// All rows whose key begins with `stored::entity_key(entity)`; for a conversation also its last events.
+    Entity {
+        /// Which.
+        entity: Entity,
+        /// How many events at most, newest. Unit: events.
+        events_max: usize,
+    },
+    /// Events `from..=to` of a conversation, ascending; fewer when `size_max` bytes are reached (at least one).
+    Events {
+        /// Which conversation.
+        conversation: ConversationId,
+        /// First wanted.
+        from: Seq,
+        /// Last wanted.
+        to: Seq,
+        /// Stop after this many bytes. Unit: bytes.
+        size_max: usize,
+        /// From which end to stop counting: the page is ascending either way.
+        order: Order,
+    },
+}
+
+/// Which end of a range is wanted when not all of it fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Keep the first ones.
+    OldestFirst,
+    /// Keep the last ones.
+    NewestFirst,
+}
+
+/// The view's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ViewReply {
+    /// Rows with whole keys, in key order (none: the entity does not exist), and events, ascending.
+    Entity {
+        /// Key and value.
+        rows: Vec<(Bytes, Bytes)>,
+        /// Event frames.
+        events: Vec<Bytes>,
+    },
+    /// Event frames, ascending.
+    Events(Vec<Bytes>),
+}
+
+/// Why the view has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ViewError {
+    /// Too many questions wait.
+    Busy,
+    /// The store failed to read. The operator's log has the cause.
+    Failed,
+}
+
+/// Where a row lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// Keys of `stored::event_key`; values are event frames.
+    Events,
+    /// Keys of `stored::Part::key`.
+    Entities,
+}
+
+/// One change to the view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Where.
+    pub table: Table,
+    /// The whole key.
+    pub key: Bytes,
+    /// The new value; `None` removes the row.
+    pub value: Option<Bytes>,
+}
+
+/// What a shard wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Check a token's signature, issuer and time; answer with [`Input::Token`].
+    VerifyToken {
+        /// For which session.
+        session: SessionId,
+        /// The token as the client sent it.
+        token: Bytes,
+    },
+    /// Send what waits for the session, then close it with this code. [`Input::Disconnected`] follows.
+    Close {
+        /// Which session.
+        session: SessionId,
+        /// Why.
+        code: CloseCode,
+    },
+    /// Append to a partition's log. Answered by `Logged` at the partition's owner, or `AppendFailed` here.
+    Append {
+        /// Which log.
+        partition: PartitionId,
+        /// What.
+        record: Record,
+    },
+    /// Ask the view. Answered by [`Input::Viewed`].
+    View {
+        /// Repeated in the answer.
+        ticket: u64,
+        /// What.
+        query: ViewQuery,
+    },
+    /// Write rows, and in the same batch the partition's checkpoint: everything up to `position` is in the view. Answered by [`Input::Stored`].
+    Store {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The command whose rows these are; the ones before it came before.
+        position: Position,
+        /// The changes; later ones win. May be empty: the checkpoint moves all the same.
+        rows: Vec<Row>,
+    },
+    /// For another shard of this node. Must arrive, in order.
+    Message {
+        /// Whom to.
+        to: ShardId,
+        /// What.
+        message: Message,
+    },
+    /// The answer to [`Input::Request`].
+    Reply {
+        /// Which request.
+        ticket: u64,
+        /// The answer.
+        reply: Reply,
+    },
+}
+
+/// One of the ways by which frames reach a client. Order holds within each, not between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Answers and news: the bidirectional stream that the client opened.
+    Control,
+    /// Events: stream `0..DELIVERY_LANE_COUNT`; a conversation is always on the same one.
+    Delivery(u8),
+    /// Typing and presence: may be lost.
+    Datagram,
+}
+
+/// What the HTTP API asks of the owner of an entity.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// Take an account name. To the owner of the name.
+    Register {
+        /// Canonical.
+        name: Box<str>,
+        /// For people.
+        display: Box<str>,
+        /// PHC string.
+        password: Box<str>,
+    },
+    /// Who has this name? To the owner of the name.
+    FindAccount {
+        /// Canonical.
+        name: Box<str>,
+    },
+    /// Log a device in. To the owner of the user.
+    OpenDevice {
+        /// Who.
+        user: UserId,
+        /// Random.
+        device: DeviceId,
+        /// SHA-256 of the refresh token's secret.
+        secret: [u8; 32],
+        /// What the person calls it.
+        name: Box<str>,
+        /// Most devices this user may have.
+        devices_max: u16,
+    },
+    /// Exchange a refresh token. To the owner of the user.
+    RotateDevice {
+        /// Who.
+        user: UserId,
+        /// Which.
+        device: DeviceId,
+        /// Of the presented token.
+        generation: u32,
+        /// SHA-256 of the presented secret.
+        secret: [u8; 32],
+        /// SHA-256 of the successor's.
+        successor: [u8; 32],
+        /// The client's name for this exchange.
+        attempt: u128,
+    },
+    /// Log out. To the owner of the user.
+    CloseDevice {
+        /// Who.
+        user: UserId,
+        /// Which; `None` for all.
+        device: Option<DeviceId>,
+    },
+    /// Which devices are logged in? To the owner of the user. Also how a token's session is checked.
+    ListDevices {
+        /// Who.
+        user: UserId,
+    },
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// The name is theirs.
+    Registered {
+        /// The new user.
+        user: UserId,
+    },
+    /// Somebody has the name.
+    NameTaken,
+    /// Who has the name, and their password's PHC string; `None`: nobody.
+    Account(Option<(UserId, Box<str>)>),
+    /// The device is logged in.
+    DeviceOpened,
+    /// The refresh token was exchanged; the successor has this generation.
+    Rotated {
+        /// From 1.
+        generation: u32,
+    },
+    /// The token is not (or no longer) good; a reused one logged its device out.
+    Refused,
+    /// So many devices were logged out.
+    Closed {
+        /// How many.
+        count: u32,
+    },
+    /// The devices, oldest first; none if there is no such user.
+    Devices(Vec<DeviceInfo>),
+    /// Not now: certainly nothing was changed.
+    Unavailable(AppendFailure),
+}
+
+/// A logged-in device, as its owner may see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Which.
+    pub device: DeviceId,
+    /// What the person calls it.
+    pub name: Box<str>,
+    /// When it logged in.
+    pub created: Timestamp,
+    /// When its token was last exchanged.
+    pub used: Timestamp,
+}

@@ -1,0 +1,222 @@
+//! What the view keeps: the rows of entities, and the keys of all rows. Events are kept as their own frames ([`crate::server::Event`]).
+//! A row is one version byte and an archive; keys are big-endian, so that a scan is in order. Never read unvalidated.
+
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Failure;
+use rkyv::{Archive, Deserialize, Portable, Serialize};
+
+use crate::frame::{FrameError, FrameSerializer, FrameValidator};
+use crate::id::{ConversationId, DeviceId, Seq, UserId};
+
+/// First byte of every row. A row of another version is refused, not guessed at.
+pub const ROW_VERSION: u8 = 1;
+
+/// A conversation's own state. Key: [`entity_key`] + `b'm'`.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConversationRow {
+    /// Last command applied, in the conversation's partition.
+    pub position: u64,
+    /// Last event.
+    pub head: u64,
+    /// Messages up to the head.
+    pub visible: u64,
+    /// Time of the last event.
+    pub head_time: u64,
+    /// Who made it.
+    pub creator: u64,
+    /// Number of members.
+    pub members: u32,
+    /// See [`crate::client::group`].
+    pub flags: u8,
+    /// Group title.
+    pub title: Vec<u8>,
+}
+
+/// One member of a conversation. Key: [`entity_key`] + `b'u'` + user.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemberRow {
+    /// The event with which they came in.
+    pub join: u64,
+    /// Messages up to `join`.
+    pub join_visible: u64,
+    /// Read cursor.
+    pub read: u64,
+    /// Messages up to `read`.
+    pub read_visible: u64,
+    /// See [`crate::server::role`].
+    pub role: u8,
+}
+
+/// A user. Key: [`entity_key`] + `b'p'`.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+pub struct UserRow {
+    /// Last command applied, in the user's partition.
+    pub position: u64,
+    /// Number of the last user event.
+    pub user_seq: u64,
+    /// Account name.
+    pub name: Vec<u8>,
+    /// Display name.
+    pub display: Vec<u8>,
+}
+
+/// A logged-in device. Key: [`entity_key`] + `b'd'` + device.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeviceRow {
+    /// When it logged in. Unit: microseconds since 1970.
+    pub created: u64,
+    /// When its refresh token was last exchanged.
+    pub used: u64,
+    /// Generation of the current refresh token, from 1.
+    pub generation: u32,
+    /// SHA-256 of the current secret.
+    pub secret: [u8; 32],
+    /// SHA-256 of the secret before.
+    pub before: [u8; 32],
+    /// The attempt that made the current one.
+    pub attempt: u128,
+    /// What the person calls it.
+    pub name: Vec<u8>,
+}
+
+/// One conversation of a user. Key: [`entity_key`] + `b'c'` + conversation. Kept after leaving, so that late news of joining is recognised.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DirectoryRow {
+    /// Position of the newest command that decided it, in the conversation's partition.
+    pub version: u64,
+    /// 1 in, 0 out.
+    pub joined: u8,
+}
+
+/// An account name and who has it. Key: [`entity_key`].
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+pub struct AccountRow {
+    /// The command that took the name.
+    pub position: u64,
+    /// Whose it is.
+    pub user: u64,
+    /// PHC string.
+    pub password: Vec<u8>,
+}
+
+/// An entity: what a partition's state is divided into, and what is loaded and dropped as one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Entity {
+    /// A conversation, with its members.
+    Conversation(ConversationId),
+    /// A user, with devices and directory.
+    User(UserId),
+    /// An account name.
+    Account(Box<str>),
+}
+
+/// First bytes of every key of an entity. No entity's key is the beginning of another's.
+#[must_use]
+pub fn entity_key(entity: &Entity) -> Vec<u8> {
+    match entity {
+        Entity::Conversation(id) => [&b"c"[..], &id.raw().to_be_bytes()].concat(),
+        Entity::User(id) => [&b"u"[..], &id.raw().to_be_bytes()].concat(),
+        Entity::Account(name) => [&b"a"[..], name.as_bytes(), &[0]].concat(),
+    }
+}
+
+/// What stands behind the entity's prefix in a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The entity's main row.
+    Main,
+    /// [`MemberRow`].
+    Member(UserId),
+    /// [`DeviceRow`].
+    Device(DeviceId),
+    /// [`DirectoryRow`].
+    Directory(ConversationId),
+}
+
+impl Part {
+    /// The key of this row of an entity whose prefix is given.
+    #[must_use]
+    pub fn key(self, prefix: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Main => [prefix, b"m"].concat(),
+            Self::Member(user) => [prefix, b"u", &user.raw().to_be_bytes()].concat(),
+            Self::Device(device) => [prefix, b"d", &device.raw().to_be_bytes()].concat(),
+            Self::Directory(id) => [prefix, b"c", &id.raw().to_be_bytes()].concat(),
+        }
+    }
+
+    /// Reads what follows the prefix; `None` for bytes that no row has.
+    #[must_use]
+    pub fn parse(rest: &[u8]) -> Option<Self> {
+        match rest {
+            b"m" => Some(Self::Main),
+            [b'u', id @ ..] => Some(Self::Member(UserId::from_raw(u64::from_be_bytes(id.try_into().ok()?)))),
+            [b'd', id @ ..] => Some(Self::Device(DeviceId::from_raw(u64::from_be_bytes(id.try_into().ok()?)))),
+            [b'c', id @ ..] => {
+                Some(Self::Directory(ConversationId::from_raw(u128::from_be_bytes(id.try_into().ok()?))))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Key of an event.
+#[must_use]
+pub fn event_key(conversation: ConversationId, seq: Seq) -> [u8; 24] {
+    let mut key = [0; 24];
+    let (id, place) = key.split_at_mut(16);
+    id.copy_from_slice(&conversation.raw().to_be_bytes());
+    place.copy_from_slice(&seq.raw().to_be_bytes());
+    key
+}
+
+/// A row's bytes.
+#[must_use]
+pub fn encode_row<R>(row: &R) -> Vec<u8>
+where
+    R: for<'a> Serialize<FrameSerializer<'a>>,
+{
+    rkyv::api::high::to_bytes_in::<_, Failure>(row, vec![ROW_VERSION]).expect("writing to a Vec cannot fail")
+}
+
+/// Reads a row.
+///
+/// # Errors
+/// Another version, or an archive that does not validate: the store is damaged or newer than this build.
+pub fn decode_row<R>(bytes: &[u8]) -> Result<R, FrameError>
+where
+    R: Archive,
+    R::Archived: Portable
+        + for<'a> CheckBytes<FrameValidator<'a>>
+        + Deserialize<R, rkyv::rancor::Strategy<rkyv::de::Pool, Failure>>,
+{
+    match bytes {
+        [ROW_VERSION, archive @ ..] => rkyv::from_bytes::<R, Failure>(archive).map_err(|_| FrameError::Archive),
+        [version, ..] => Err(FrameError::Version(*version)),
+        [] => Err(FrameError::Length(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_rows_survive_the_store() {
+        let entity = entity_key(&Entity::User(UserId::from_raw(5)));
+        for part in [Part::Main, Part::Device(DeviceId::from_raw(3)), Part::Directory(ConversationId::WORLD)] {
+            let key = part.key(&entity);
+            assert_eq!(key.strip_prefix(&entity[..]).and_then(Part::parse), Some(part));
+        }
+        let row = UserRow { position: 1, user_seq: 2, name: b"ada".to_vec(), display: b"Ada".to_vec() };
+        assert_eq!(decode_row::<UserRow>(&encode_row(&row)), Ok(row));
+        assert_eq!(decode_row::<UserRow>(&[9, 1, 2]), Err(FrameError::Version(9)));
+    }
+
+    #[test]
+    fn no_account_name_is_the_beginning_of_another() {
+        let bob = entity_key(&Entity::Account("bob".into()));
+        let bobby = entity_key(&Entity::Account("bobby".into()));
+        assert!(!bobby.starts_with(&bob));
+    }
+}
