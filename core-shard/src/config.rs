@@ -20,6 +20,57 @@ pub struct ShardConfig {
     pub now: Timestamp,
     /// Bounds.
     pub limits: Limits,
+    /// The one mechanism that is switched off, so that a test can show that the simulator notices.
+    #[cfg(feature = "sabotage")]
+    pub sabotage: Option<Sabotage>,
+}
+
+/// A mechanism that can be switched off in tests. Each holds one of the promises M1-M12.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// M3: a resend is applied again.
+    Dedup,
+    /// M1: a command at or below an entity's stored position is applied again.
+    PositionSkip,
+    /// M4, M7: heads of conversations that were skipped for a slow reader are not reported, and pongs carry no heads.
+    GapReport,
+    /// M6: a gap beyond memory is answered with the part that is in memory instead of a reset.
+    ResetOnGap,
+    /// M12: membership and roles are not checked when a command is applied.
+    Permission,
+    /// M12: a removed member's sessions stay subscribed.
+    KickUnsubscribe,
+    /// M11: nothing is dropped and nobody is closed for reading slowly.
+    OutboxLimit,
+    /// M2: rows are stored (and the checkpoint moved) before the commands that they caused are durable.
+    EmissionHold,
+    /// M4: recent events are dropped from memory before the view has them.
+    WindowRetention,
+    /// M8: an own message does not move the sender's read cursor.
+    OwnSendReads,
+    /// M8: read cursors may go back.
+    CursorMonotone,
+    /// M9: every shard is delivered to, online members or not.
+    OnlineIndex,
+    /// M1: late news of joining overrides newer news of leaving.
+    DirectoryVersion,
+    /// M5: a failed append is not told to the sender.
+    AppendFailureReply,
+}
+
+impl ShardConfig {
+    /// Whether a mechanism works. Always true outside tests.
+    #[cfg(feature = "sabotage")]
+    pub(crate) fn has(&self, mechanism: Sabotage) -> bool {
+        self.sabotage != Some(mechanism)
+    }
+
+    /// Whether a mechanism works. Always true outside tests.
+    #[cfg(not(feature = "sabotage"))]
+    #[expect(clippy::unused_self, reason = "the same signature as with sabotage")]
+    pub(crate) const fn has(&self, _mechanism: Sabotage) -> bool {
+        true
+    }
 }
 
 /// Bounds of one shard and of each of its sessions.

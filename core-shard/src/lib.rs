@@ -7,6 +7,6 @@ pub mod io;
 pub mod message;
 mod shard;
 
-pub use config::{Limits, ShardConfig};
+pub use config::{Limits, Sabotage, ShardConfig};
 pub use io::{Input, Output};
 pub use shard::Shard;
