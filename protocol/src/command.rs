@@ -20,6 +20,8 @@ pub struct CommandHead {
     pub run: u64,
     /// For a command that another one emitted: the place of that one in its partition. 0 for none.
     pub cause_position: u64,
+    /// Which of the commands that it emitted, from 0.
+    pub cause_index: u32,
     /// See `cause_position`.
     pub cause_partition: u16,
     /// The shard that holds the session.
@@ -53,6 +55,7 @@ impl CommandHead {
                 session: head.session.to_native(),
                 run: head.run.to_native(),
                 cause_position: head.cause_position.to_native(),
+                cause_index: head.cause_index.to_native(),
                 cause_partition: head.cause_partition.to_native(),
                 shard: head.shard.to_native(),
             },
@@ -165,7 +168,16 @@ mod tests {
 
     #[test]
     fn a_record_splits_into_what_it_was_made_of() {
-        let head = CommandHead { actor: 1, device: 2, session: 3, run: 4, cause_position: 5, cause_partition: 6, shard: 7 };
+        let head = CommandHead {
+            actor: 1,
+            device: 2,
+            session: 3,
+            run: 4,
+            cause_position: 5,
+            cause_index: 8,
+            cause_partition: 6,
+            shard: 7,
+        };
         let mut record = b"frame".to_vec();
         record.extend_from_slice(&head.to_bytes());
         assert_eq!(CommandHead::split(&record), Ok((&b"frame"[..], head)));

@@ -48,9 +48,10 @@ pub struct Ack {
     pub request: u128,
     /// Where it happened.
     pub conversation: u128,
-    /// The event it made (for an invite or create: the last one); for a cursor: where the cursor is.
+    /// The event it made. Create and open: always 1. Invite: the last one. Cursor: where the cursor is.
+    /// A request that changed nothing (a member invited again): the head.
     pub seq: u64,
-    /// When. Unit: microseconds since 1970.
+    /// When that event was. Unit: microseconds since 1970.
     pub time: u64,
 }
 frame!(0x82, Ack, []);

@@ -22,7 +22,9 @@ pub struct ConversationRow {
     pub visible: u64,
     /// Time of the last event.
     pub head_time: u64,
-    /// Who made it.
+    /// When it was made. Unit: microseconds since 1970.
+    pub created: u64,
+    /// Who made it; 0 for the world room.
     pub creator: u64,
     /// Number of members.
     pub members: u32,
