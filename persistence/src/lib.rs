@@ -1,1 +1,21 @@
-//! Placeholder.
+//! Performs what shards ask for: keeps the log and the view, both embedded in this process. Entry: [`open`].
+//! Knows no chat rule: what a command or a row means is the shard's business. Decides only order, time and durability.
+#![forbid(unsafe_code)]
+
+mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod embedded;
+mod error;
+mod identity;
+mod journal;
+mod status;
+mod store;
+mod view;
+
+pub use config::EmbeddedConfig;
+pub use embedded::{Bell, Embedded, EmbeddedHandle, open};
+pub use error::{OpenError, ShutdownError};
+pub use journal::{Cut, RecoveryReport};
+pub use status::{Counters, Health, State};
+pub use store::{ShardStore, StoreCounters};

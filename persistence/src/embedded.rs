@@ -1,0 +1,271 @@
+//! Opens the store and closes it: checks, recovers, starts the threads, gives each shard its end. Decides nothing while it runs.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use rtrb::RingBuffer;
+
+use crate::config::EmbeddedConfig;
+use crate::error::{OpenError, ShutdownError};
+use crate::identity::{Identity, lock, sync_directory};
+use crate::journal::disk::Disk;
+use crate::journal::segments::Synced;
+use crate::journal::{JournalLane, RecoveryReport, Writer, recover};
+use crate::status::{Counters, Health, Status};
+use crate::store::{Ends, ShardLimits, ShardStore};
+use crate::view::{Reader, ReaderLane, View, ViewLane, ViewWriter};
+
+/// Wakes a shard's thread. Called from the store's threads: cheap, and never blocks.
+pub type Bell = Arc<dyn Fn() + Send + Sync>;
+
+/// Confirmations in the queue from the view to a shard; more are merged per partition. Unit: confirmations.
+const STORED_QUEUE_LEN: usize = 1024;
+/// How long dropping the handle waits for each thread to leave its files alone. Unit: time.
+const DROP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// An open store.
+#[derive(Debug)]
+pub struct Embedded {
+    /// One end per shard, in order.
+    pub stores: Vec<ShardStore>,
+    /// For whoever runs the process.
+    pub handle: EmbeddedHandle,
+    /// What recovery found.
+    pub report: RecoveryReport,
+}
+
+/// Opens the directory, creates it if there is none, recovers what a crash left, and starts the threads. `bells`: one per shard.
+///
+/// # Errors
+/// See [`OpenError`]: each says what to do. Nothing that was acknowledged has been changed.
+pub fn open(config: EmbeddedConfig, bells: Vec<Bell>) -> Result<Embedded, OpenError> {
+    open_on(config, bells, Disk::default())
+}
+
+/// [`open`] on a disk that tests can break.
+#[expect(clippy::needless_pass_by_value, reason = "the store keeps what it needs of them")]
+pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> Result<Embedded, OpenError> {
+    let fault = config.fault();
+    let fault = fault.or((bells.len() != usize::from(config.shards)).then_some(("bells", "one per shard")));
+    if let Some((field, range)) = fault {
+        return Err(OpenError::Config { field, range });
+    }
+    let directory = &config.directory;
+    let lock = lock(directory)?;
+    let identity = Identity::open(directory, config.partitions)?;
+    let (view, applied) = View::open(&config)?;
+    let journal = directory.join("journal");
+    std::fs::create_dir_all(&journal).map_err(OpenError::io(&journal, "create it"))?;
+    sync_directory(directory)?;
+    let recovered = recover(&journal, &applied, identity.key)?;
+    let status = Arc::new(Status::new(config.shards, config.commit_slow));
+    let synced = Arc::new(Synced::new(&applied));
+    let (lanes, halves) = lanes(&config, &bells);
+    let writer =
+        Writer::new(&config, identity.key, recovered, disk, lanes.journal, Arc::clone(&synced), Arc::clone(&status))?;
+    let report = writer.report();
+    log_report(&report);
+
+    let start = |name, body| Running::start(name, body).map_err(OpenError::io(directory, "start a thread"));
+    let journal = start("tern-journal", Box::new(move || Ok(writer.run())))?;
+    let (status_of_view, thread) = (Arc::clone(&status), journal.thread.clone());
+    let view_writer = ViewWriter::new(view.clone(), applied, lanes.view, &config, synced, status_of_view, thread);
+    let view_writing = start("tern-view-w", Box::new(move || view_writer.run()))?;
+    let mut readers = Vec::new();
+    for lanes in lanes.readers {
+        let reader = Reader { view: view.clone(), status: Arc::clone(&status), lanes };
+        readers.push(start("tern-view-r", Box::new(move || Ok(reader.run())))?);
+    }
+    let limits = ShardLimits {
+        partitions: config.partitions,
+        append_queue_size_max: config.append_queue_size_max,
+        store_queue_size_max: config.store_queue_size_max,
+        query_queue_len_max: config.query_queue_len_max,
+    };
+    let mut stores = Vec::new();
+    for (shard, half) in halves.into_iter().enumerate() {
+        let Some(reader) = readers.get(shard % readers.len().max(1)) else { break };
+        let ends = half.into_ends(journal.thread.clone(), view_writing.thread.clone(), reader.thread.clone());
+        stores.push(ShardStore::new(shard, Arc::clone(&status), ends, limits));
+    }
+    let mut threads = vec![journal, view_writing];
+    threads.append(&mut readers);
+    let handle = EmbeddedHandle { status, threads, timeout: config.shutdown_timeout, lock: Some(lock) };
+    Ok(Embedded { stores, handle, report })
+}
+
+fn log_report(report: &RecoveryReport) {
+    tracing::info!(
+        segments = report.segments,
+        batches = report.batches,
+        replayed = report.replayed,
+        "journal recovered"
+    );
+    if let Some(cut) = &report.cut {
+        let (file, offset) = (cut.file.display(), cut.offset);
+        tracing::warn!(%file, offset, batch = cut.batch, size = cut.size, "cut an unfinished batch: it was never acknowledged");
+    }
+    for (file, offset) in &report.damaged {
+        tracing::warn!(file = %file.display(), offset, "journal damaged where the view has everything: check the disk");
+    }
+}
+
+/// The threads' ends of all queues.
+struct Lanes {
+    journal: Vec<JournalLane>,
+    view: Vec<ViewLane>,
+    /// Per reader thread.
+    readers: Vec<Vec<ReaderLane>>,
+}
+
+/// One shard's ends, before the threads run.
+struct Half {
+    appends: rtrb::Producer<crate::journal::Append>,
+    journal: rtrb::Consumer<crate::journal::FromJournal>,
+    stores: rtrb::Producer<crate::store::StoreRows>,
+    stored: rtrb::Consumer<crate::store::StoredUpTo>,
+    questions: rtrb::Producer<crate::store::Question>,
+    answers: rtrb::Consumer<crate::store::Answer>,
+}
+
+impl Half {
+    fn into_ends(self, journal_thread: Thread, view_thread: Thread, reader_thread: Thread) -> Ends {
+        let Self { appends, journal, stores, stored, questions, answers } = self;
+        Ends { appends, journal, stores, stored, questions, answers, journal_thread, view_thread, reader_thread }
+    }
+}
+
+/// Makes all queues.
+fn lanes(config: &EmbeddedConfig, bells: &[Bell]) -> (Lanes, Vec<Half>) {
+    let readers = config.view_readers.min(bells.len());
+    let mut lanes =
+        Lanes { journal: Vec::new(), view: Vec::new(), readers: (0..readers).map(|_| Vec::new()).collect() };
+    let mut halves = Vec::new();
+    for (shard, bell) in bells.iter().enumerate() {
+        let (appends, appends_out) = RingBuffer::new(config.append_queue_len_max);
+        let (journal_in, journal) = RingBuffer::new(config.logged_queue_len_max);
+        let (stores, stores_out) = RingBuffer::new(config.store_queue_len_max);
+        let (stored_in, stored) = RingBuffer::new(STORED_QUEUE_LEN);
+        let (questions, questions_out) = RingBuffer::new(config.query_queue_len_max);
+        let (answers_in, answers) = RingBuffer::new(config.query_queue_len_max);
+        lanes.journal.push(JournalLane { appends: appends_out, out: journal_in, bell: Arc::clone(bell) });
+        lanes.view.push(ViewLane { stores: stores_out, stored: stored_in, bell: Arc::clone(bell) });
+        if let Some(reader) = lanes.readers.get_mut(shard % readers.max(1)) {
+            reader.push(ReaderLane { questions: questions_out, answers: answers_in, bell: Arc::clone(bell) });
+        }
+        halves.push(Half { appends, journal, stores, stored, questions, answers });
+    }
+    (lanes, halves)
+}
+
+/// What a thread does, and what it says at its end.
+type Body = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
+/// A thread of the store.
+#[derive(Debug)]
+struct Running {
+    name: &'static str,
+    thread: Thread,
+    handle: JoinHandle<()>,
+    ended: Receiver<Result<(), String>>,
+}
+
+impl Running {
+    fn start(name: &'static str, body: Body) -> std::io::Result<Self> {
+        let (end, ended) = channel();
+        let handle = std::thread::Builder::new().name(name.into()).spawn(move || {
+            let _guard = AbortOnPanic;
+            end.send(body()).ok();
+        })?;
+        Ok(Self { name, thread: handle.thread().clone(), handle, ended })
+    }
+
+    fn join(self, until: Instant) -> Result<(), ShutdownError> {
+        self.thread.unpark();
+        match self.ended.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(result) => {
+                self.handle.join().ok();
+                result.map_err(|reason| ShutdownError::Checkpoint { reason })
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                Err(ShutdownError::TimedOut { thread: self.name })
+            }
+        }
+    }
+}
+
+/// A panic on a thread of the store ends the process: a crash and a replay are better than to go on wrong.
+pub(crate) struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let thread = std::thread::current();
+            tracing::error!(thread = thread.name(), "panic on a thread of the store: aborting");
+            std::process::abort();
+        }
+    }
+}
+
+/// For whoever runs the process: health, counters, shutdown. Dropping it stops the threads without a last checkpoint.
+#[derive(Debug)]
+pub struct EmbeddedHandle {
+    status: Arc<Status>,
+    threads: Vec<Running>,
+    timeout: Duration,
+    lock: Option<File>,
+}
+
+impl EmbeddedHandle {
+    /// How journal and view are.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.status.health()
+    }
+
+    /// Everything that was counted.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.status.counters()
+    }
+
+    /// Takes nothing more, writes what is queued, syncs the view, ends the threads. Takes at most `shutdown_timeout`.
+    ///
+    /// # Errors
+    /// When that did not succeed in time. Nothing acknowledged is lost: the next start replays it.
+    pub fn shutdown(mut self) -> Result<(), ShutdownError> {
+        self.status.stop();
+        self.join(self.timeout)
+    }
+
+    fn join(&mut self, timeout: Duration) -> Result<(), ShutdownError> {
+        let until = Instant::now() + timeout;
+        for thread in &self.threads {
+            thread.thread.unpark();
+        }
+        let mut result = Ok(());
+        for thread in std::mem::take(&mut self.threads) {
+            let joined = thread.join(until);
+            if matches!(joined, Err(ShutdownError::TimedOut { .. })) {
+                // The thread still writes: nobody else may have the directory before the process is gone.
+                std::mem::forget(self.lock.take());
+            }
+            result = result.and(joined);
+        }
+        result
+    }
+}
+
+impl Drop for EmbeddedHandle {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.status.abandon();
+            self.join(DROP_TIMEOUT).ok();
+        }
+        // Only here: the threads have let go of the files.
+        drop(self.lock.take());
+    }
+}

@@ -1,0 +1,461 @@
+//! The journal thread: takes what the shards append, gives it positions and times, writes and syncs one batch, hands it to the
+//! owners. Never hands out what is not durable, never takes more than the owners have room for, never syncs again after a failure.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::thread::Thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rtrb::{Consumer, Producer, PushError};
+use tern_core_shard::io::{AppendFailure, Logged, Record};
+use tern_protocol::placement::Placement;
+use tern_protocol::{PartitionId, Position, Timestamp};
+
+use crate::config::{BATCH_SIZE_LIMIT, EmbeddedConfig, PAGE_SIZE};
+use crate::embedded::Bell;
+use crate::error::OpenError;
+use crate::journal::batch::{HEADER_SIZE, Header, Kind, RECORD_OVERHEAD, pages, record_frame_parts};
+use crate::journal::disk::{Disk, PageBuffer};
+use crate::journal::recover::{Recovered, RecoveryReport};
+use crate::journal::segments::{Segment, Segments, Shortage, Synced};
+use crate::status::{Status, Wait};
+
+/// Longest sleep with nothing to do: every reason to wake also wakes the thread.
+const IDLE_PARK: Duration = Duration::from_secs(1);
+/// Longest sleep while waiting for room: a segment that could not be made is tried again.
+const BLOCKED_PARK: Duration = Duration::from_millis(50);
+
+/// A command on its way to the journal.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) partition: PartitionId,
+    pub(crate) record: Record,
+}
+
+impl Append {
+    /// What it counts for in queues and in the journal. Unit: bytes.
+    pub(crate) fn size(record: &Record) -> usize {
+        RECORD_OVERHEAD + record.frame.len()
+    }
+}
+
+/// What the journal tells a shard.
+#[derive(Debug)]
+pub(crate) enum FromJournal {
+    /// To the owner.
+    Logged(Logged),
+    /// To the shard that appended.
+    Failed(PartitionId, Record, AppendFailure),
+    /// To every shard, once.
+    CaughtUp,
+}
+
+/// The journal's ends of one shard's queues.
+pub(crate) struct JournalLane {
+    pub(crate) appends: Consumer<Append>,
+    pub(crate) out: Producer<FromJournal>,
+    pub(crate) bell: Bell,
+}
+
+struct Lane {
+    ends: JournalLane,
+    /// What did not fit into the queue; at most one batch.
+    pending: VecDeque<FromJournal>,
+    /// The bell is due.
+    ring: bool,
+}
+
+/// A command in the batch that is being made.
+struct Staged {
+    source: usize,
+    logged: Logged,
+}
+
+/// What a turn of the loop came to.
+enum Turn {
+    Progress,
+    Idle,
+    Blocked,
+}
+
+/// The journal thread's state.
+pub(crate) struct Writer {
+    status: Arc<Status>,
+    lanes: Vec<Lane>,
+    lane_first: usize,
+    placement: Placement,
+    key: u64,
+    logged_queue_size_max: usize,
+    buffer: PageBuffer,
+    staged: Vec<Staged>,
+    segments: Segments,
+    /// Per partition the last position and time.
+    tails: Vec<(u64, u64)>,
+    records_total: u64,
+    time_max: u64,
+    number_next: u64,
+    generation_next: u64,
+    recovered: Option<Recovered>,
+    report: RecoveryReport,
+}
+
+impl Writer {
+    /// Makes the recovered journal writable, and a first segment if there is none.
+    pub(crate) fn new(
+        config: &EmbeddedConfig,
+        key: u64,
+        recovered: Recovered,
+        disk: Disk,
+        lanes: Vec<JournalLane>,
+        synced: Arc<Synced>,
+        status: Arc<Status>,
+    ) -> Result<Self, OpenError> {
+        let directory = config.directory.join("journal");
+        let disk = disk.probe(&directory).map_err(OpenError::io(&directory, "write a file in it"))?;
+        let mut live = VecDeque::new();
+        for found in &recovered.live {
+            let file = disk.open(&found.path).map_err(OpenError::io(&found.path, "open the segment for writing"))?;
+            let (generation, end, last) = (found.generation, found.end, found.last.clone());
+            live.push_back(Segment { file, generation, end, last });
+        }
+        if let Some(Segment { file, end, .. }) = live.back().filter(|_| recovered.wipe) {
+            let to = file.size.min(end + BATCH_SIZE_LIMIT as u64);
+            file.wipe(*end, to).map_err(OpenError::io(&file.path, "clear the end of the journal"))?;
+        }
+        let (free, index_next) = free_segments(&directory, config, &recovered, &disk, live.is_empty())?;
+        let records_total = recovered.tails.iter().sum();
+        status.logged_total.store(records_total, Relaxed);
+        let segments = Segments::new(live, free, index_next, disk, config, synced, Arc::clone(&status))
+            .map_err(OpenError::io(&directory, "start a thread"))?;
+        let lane = |ends| Lane { ends, pending: VecDeque::new(), ring: false };
+        Ok(Self {
+            status,
+            lanes: lanes.into_iter().map(lane).collect(),
+            lane_first: 0,
+            placement: Placement::new(config.partitions, config.shards),
+            key,
+            logged_queue_size_max: config.logged_queue_size_max,
+            buffer: PageBuffer::new(config.batch_size_max),
+            staged: Vec::new(),
+            segments,
+            tails: recovered.tails.iter().map(|&position| (position, recovered.time_max)).collect(),
+            records_total,
+            time_max: recovered.time_max,
+            number_next: recovered.number_next,
+            generation_next: recovered.generation_next,
+            report: recovered.report.clone(),
+            recovered: Some(recovered),
+        })
+    }
+
+    /// What recovery found.
+    pub(crate) fn report(&self) -> RecoveryReport {
+        self.report.clone()
+    }
+
+    /// Replays, then serves until the store is stopped.
+    pub(crate) fn run(mut self) {
+        let journal = std::thread::current();
+        let replayed = self.recovered.take().is_none_or(|recovered| self.replay(&recovered));
+        if !replayed {
+            return;
+        }
+        if self.segments.writable().is_some() {
+            self.segments.prepare_ahead(&journal);
+        }
+        while !self.status.is_stopped() {
+            match self.turn(&journal) {
+                Turn::Progress => {}
+                Turn::Idle => std::thread::park_timeout(IDLE_PARK),
+                Turn::Blocked => std::thread::park_timeout(BLOCKED_PARK),
+            }
+        }
+        self.finish(&journal);
+    }
+
+    /// Hands the owners what the view does not have; returns whether to go on.
+    fn replay(&mut self, recovered: &Recovered) -> bool {
+        for &place in &recovered.replay {
+            let records = match recovered.read(place, self.key) {
+                Ok(records) => records,
+                Err(error) => {
+                    self.status.fail_journal(error.to_string());
+                    return true;
+                }
+            };
+            for logged in records.flatten() {
+                let applied = recovered.applied.get(usize::from(logged.partition.raw())).copied().unwrap_or(0);
+                if logged.position.raw() > applied {
+                    self.hand_out(logged);
+                }
+            }
+            while !self.has_room() {
+                if self.status.is_stopped() {
+                    return false;
+                }
+                std::thread::park_timeout(BLOCKED_PARK);
+            }
+        }
+        for lane in &mut self.lanes {
+            lane.pending.push_back(FromJournal::CaughtUp);
+        }
+        true
+    }
+
+    fn turn(&mut self, journal: &Thread) -> Turn {
+        if !self.has_room() {
+            self.status.journal_waits.fetch_add(1, Relaxed);
+            return Turn::Blocked;
+        }
+        if self.status.journal_failed() || self.status.view_failed().is_some() {
+            return self.refuse_all();
+        }
+        if self.segments.writable().is_none() {
+            match self.open_segment(journal) {
+                Ok(()) if self.status.journal_failed() => return self.refuse_all(),
+                Ok(()) => self.status.set_wait(Wait::None),
+                Err(Shortage::Preparing) => return Turn::Blocked,
+                Err(Shortage::View) => {
+                    self.status.set_wait(Wait::View);
+                    self.status.journal_wants_segment.store(true, SeqCst);
+                    return Turn::Blocked;
+                }
+                Err(Shortage::Space) => {
+                    self.status.set_wait(Wait::Space);
+                    self.refuse_all();
+                    return Turn::Blocked;
+                }
+            }
+        }
+        self.fill();
+        if self.staged.is_empty() {
+            return Turn::Idle;
+        }
+        self.commit();
+        self.deliver();
+        Turn::Progress
+    }
+
+    /// Delivers what waits; whether every owner can take another batch.
+    fn has_room(&mut self) -> bool {
+        if self.deliver() {
+            return true;
+        }
+        // Said first, then looked at again: a shard that makes room in between sees it and wakes this thread.
+        self.status.journal_wants_room.store(true, SeqCst);
+        self.deliver()
+    }
+
+    fn deliver(&mut self) -> bool {
+        let mut room = true;
+        for (lane, queues) in self.lanes.iter_mut().zip(&self.status.queues) {
+            while let Some(next) = lane.pending.pop_front() {
+                if let Err(PushError::Full(next)) = lane.ends.out.push(next) {
+                    lane.pending.push_front(next);
+                    break;
+                }
+                lane.ring = true;
+            }
+            if std::mem::take(&mut lane.ring) {
+                (lane.ends.bell)();
+            }
+            room &= lane.pending.is_empty() && queues.logged.load(SeqCst) <= self.logged_queue_size_max;
+        }
+        room
+    }
+
+    /// Moves appended commands into the batch, shard after shard; the next batch begins with the next shard.
+    fn fill(&mut self) {
+        self.buffer.reset(HEADER_SIZE);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, crate::status::micros);
+        let count = self.lanes.len();
+        for turn in 0..count {
+            let source = (self.lane_first + turn) % count;
+            let Some(lane) = self.lanes.get_mut(source) else { continue };
+            let mut size = 0;
+            while let Ok(next) = lane.ends.appends.peek() {
+                let next_size = Append::size(&next.record);
+                if next_size > self.buffer.room() {
+                    break;
+                }
+                let Ok(Append { partition, record }) = lane.ends.appends.pop() else { break };
+                size += next_size;
+                let Some((last, time)) = self.tails.get_mut(usize::from(partition.raw())) else { continue };
+                *last += 1;
+                *time = wall.max(*time + 1);
+                self.time_max = self.time_max.max(*time);
+                let (position, time) = (Position::from_raw(*last), Timestamp::from_raw(*time));
+                let (prefix, head) = record_frame_parts(partition, position, time, &record);
+                self.buffer.extend(&prefix);
+                self.buffer.extend(&record.frame);
+                self.buffer.extend(&head);
+                self.staged.push(Staged { source, logged: Logged { partition, position, time, record } });
+            }
+            if let Some(queues) = self.status.queues.get(source) {
+                queues.append.fetch_sub(size, Relaxed);
+            }
+        }
+        self.lane_first = (self.lane_first + 1) % count;
+    }
+
+    /// One write, one sync; then, and only then, the commands are handed out.
+    fn commit(&mut self) {
+        let count = self.staged.len() as u64;
+        let size = self.buffer.len() - HEADER_SIZE;
+        self.status.commit_begins();
+        let done = self.write(Kind::Records, size);
+        self.status.commit_ends(count, pages(HEADER_SIZE + size) as u64);
+        let staged = std::mem::take(&mut self.staged);
+        match done {
+            Ok(()) => {
+                for Staged { logged, .. } in staged {
+                    self.hand_out(logged);
+                }
+                self.status.logged_total.store(self.records_total, Relaxed);
+            }
+            Err((file, error)) => {
+                self.status.fail_journal(format!("{file}: {error}"));
+                self.status.unknown.fetch_add(count, Relaxed);
+                for Staged { source, logged } in staged {
+                    self.fail(source, logged.partition, logged.record, AppendFailure::Unknown);
+                }
+            }
+        }
+    }
+
+    /// Writes what is in the buffer to the current segment.
+    fn write(&mut self, kind: Kind, size: usize) -> Result<(), (String, io::Error)> {
+        let Some(segment) = self.segments.current.as_mut() else {
+            return Err(("journal".into(), io::ErrorKind::NotFound.into()));
+        };
+        let count = self.staged.len();
+        let header = Header {
+            kind,
+            generation: segment.generation,
+            number: self.number_next,
+            size: u32::try_from(size).expect("BATCH_SIZE_LIMIT is less"),
+            count: u32::try_from(count).expect("each takes bytes of the batch"),
+            records_total: self.records_total + count as u64,
+            time_max: self.time_max,
+        };
+        let batch = self.buffer.padded();
+        header.seal(batch, self.key);
+        let done = segment.file.write(batch, segment.end).and_then(|()| segment.file.sync());
+        done.map_err(|error| (segment.file.path.display().to_string(), error))?;
+        segment.end += batch.len() as u64;
+        for Staged { logged, .. } in &self.staged {
+            if let Some(last) = segment.last.get_mut(usize::from(logged.partition.raw())) {
+                *last = logged.position.raw();
+            }
+        }
+        self.number_next += 1;
+        self.records_total = header.records_total;
+        Ok(())
+    }
+
+    /// Goes on in a free segment: its opening is durable before any batch.
+    fn open_segment(&mut self, journal: &Thread) -> Result<(), Shortage> {
+        if self.segments.writable().is_some() {
+            return Ok(());
+        }
+        let file = self.segments.take_free(journal)?;
+        let last = vec![0; self.tails.len()];
+        let segment = Segment { file, generation: self.generation_next, end: 0, last };
+        self.generation_next += 1;
+        self.segments.rotate(segment, journal);
+        self.buffer.reset(HEADER_SIZE);
+        for (position, _) in &self.tails {
+            self.buffer.extend(&position.to_le_bytes());
+        }
+        let size = self.buffer.len() - HEADER_SIZE;
+        if let Err((file, error)) = self.write(Kind::Opening, size) {
+            self.status.fail_journal(format!("{file}: {error}"));
+        }
+        Ok(())
+    }
+
+    fn hand_out(&mut self, logged: Logged) {
+        let owner = usize::from(self.placement.shard(logged.partition).raw());
+        if let Some(queues) = self.status.queues.get(owner) {
+            queues.logged.fetch_add(Append::size(&logged.record), SeqCst);
+        }
+        if let Some(lane) = self.lanes.get_mut(owner) {
+            lane.pending.push_back(FromJournal::Logged(logged));
+        }
+    }
+
+    fn fail(&mut self, source: usize, partition: PartitionId, record: Record, failure: AppendFailure) {
+        if let Some(lane) = self.lanes.get_mut(source) {
+            lane.pending.push_back(FromJournal::Failed(partition, record, failure));
+        }
+    }
+
+    /// Answers what is queued: certainly not stored. At most a queue's worth of each shard.
+    fn refuse_all(&mut self) -> Turn {
+        let mut refused = 0;
+        for (lane, queues) in self.lanes.iter_mut().zip(&self.status.queues) {
+            let mut size = 0;
+            while let Ok(Append { partition, record }) = lane.ends.appends.pop() {
+                size += Append::size(&record);
+                refused += 1;
+                lane.pending.push_back(FromJournal::Failed(partition, record, AppendFailure::Unavailable));
+                if size > BATCH_SIZE_LIMIT {
+                    break;
+                }
+            }
+            queues.append.fetch_sub(size, Relaxed);
+        }
+        self.status.refused_unavailable.fetch_add(refused, Relaxed);
+        self.deliver();
+        if refused > 0 { Turn::Progress } else { Turn::Idle }
+    }
+
+    /// The last batches: nothing new is appended. What is not handed out is replayed at the next start.
+    fn finish(&mut self, journal: &Thread) {
+        while !self.status.is_abandoned() && !self.status.journal_failed() {
+            if self.segments.writable().is_none() && self.open_segment(journal).is_err() {
+                self.refuse_all();
+                return;
+            }
+            self.fill();
+            if self.staged.is_empty() {
+                break;
+            }
+            self.commit();
+        }
+        self.deliver();
+    }
+}
+
+/// Segments that hold nothing needed; on an empty directory the first one, small so that it takes no time.
+fn free_segments(
+    directory: &Path,
+    config: &EmbeddedConfig,
+    recovered: &Recovered,
+    disk: &Disk,
+    needs_first: bool,
+) -> Result<(Vec<crate::journal::disk::SegmentFile>, u32), OpenError> {
+    let mut free = Vec::new();
+    let size_min = (2 * config.batch_size_max + PAGE_SIZE) as u64;
+    for path in &recovered.spare {
+        let file = disk.open(path).map_err(OpenError::io(path, "open the segment for writing"))?;
+        if file.size < size_min {
+            std::fs::remove_file(path).map_err(OpenError::io(path, "remove the empty segment"))?;
+        } else {
+            free.push(file);
+        }
+    }
+    let paths = recovered.live.iter().map(|found| &found.path).chain(&recovered.spare);
+    let index_of = |path: &std::path::PathBuf| path.file_stem()?.to_str()?.parse::<u32>().ok();
+    let mut index_next = paths.filter_map(index_of).max().map_or(1, |index| index + 1);
+    if needs_first && free.is_empty() {
+        let path = directory.join(format!("{index_next:04}.seg"));
+        let size = pages(usize::try_from(config.first_segment_size).unwrap_or(0)) as u64;
+        free.push(disk.create(&path, size, &|| true).map_err(OpenError::io(&path, "create the first segment"))?);
+        index_next += 1;
+    }
+    Ok((free, index_next))
+}

@@ -1,0 +1,287 @@
+//! The view's only writer: groups what the shards hand over into one atomic commit, rows and checkpoints together, and syncs now
+//! and then so that the journal can reuse its segments. Never claims more synced than is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fjall::PersistMode;
+use rtrb::{Consumer, Producer, PushError};
+use tern_core_shard::io::{Row, Table};
+use tern_protocol::{PartitionId, Position};
+
+use crate::config::EmbeddedConfig;
+use crate::embedded::Bell;
+use crate::journal::segments::Synced;
+use crate::status::{Status, micros};
+use crate::store::{StoreRows, StoredUpTo};
+use crate::view::{View, checkpoint_key};
+
+/// Longest sleep; also how often free space is looked at.
+const IDLE_PARK: Duration = Duration::from_millis(500);
+/// Shortest time between two syncs, also when the journal is out of segments.
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The writer's ends of one shard's queues.
+pub(crate) struct ViewLane {
+    pub(crate) stores: Consumer<StoreRows>,
+    pub(crate) stored: Producer<StoredUpTo>,
+    pub(crate) bell: Bell,
+}
+
+struct Lane {
+    ends: ViewLane,
+    /// What to confirm, per partition the highest: bounded by the shard's partitions.
+    pending: BTreeMap<PartitionId, StoredUpTo>,
+}
+
+/// Rows of one commit; of several for one key the last one counts.
+#[derive(Default)]
+struct Draft {
+    rows: Vec<Row>,
+    places: HashMap<(Table2, Bytes), usize>,
+    size: usize,
+    stores: u64,
+}
+
+/// [`Table`] as a key of a hash map.
+type Table2 = u8;
+
+/// The view writer thread's state.
+pub(crate) struct ViewWriter {
+    view: View,
+    status: Arc<Status>,
+    synced: Arc<Synced>,
+    lanes: Vec<Lane>,
+    lane_first: usize,
+    journal: Thread,
+    /// Per partition what is committed.
+    applied: Vec<u64>,
+    batch_size_max: usize,
+    checkpoint_interval: Duration,
+    checkpoint_size: u64,
+    free_space_min: u64,
+    /// Committed since the last sync. Unit: bytes.
+    unsynced_size: u64,
+    unsynced: bool,
+    synced_at: Instant,
+    looked_at: Instant,
+}
+
+impl ViewWriter {
+    pub(crate) fn new(
+        view: View,
+        applied: Vec<u64>,
+        lanes: Vec<ViewLane>,
+        config: &EmbeddedConfig,
+        synced: Arc<Synced>,
+        status: Arc<Status>,
+        journal: Thread,
+    ) -> Self {
+        status.applied_total.store(applied.iter().sum(), Relaxed);
+        let now = Instant::now();
+        let mut writer = Self {
+            view,
+            status,
+            synced,
+            lanes: lanes.into_iter().map(|ends| Lane { ends, pending: BTreeMap::new() }).collect(),
+            lane_first: 0,
+            journal,
+            applied,
+            batch_size_max: config.view_batch_size_max,
+            checkpoint_interval: config.checkpoint_interval,
+            checkpoint_size: config.checkpoint_size,
+            free_space_min: config.free_space_min,
+            unsynced_size: 0,
+            unsynced: false,
+            synced_at: now,
+            looked_at: now,
+        };
+        writer.look_at_space();
+        writer
+    }
+
+    /// Serves until the store is stopped; then writes the last checkpoint, unless the store was abandoned.
+    pub(crate) fn run(mut self) -> Result<(), String> {
+        loop {
+            let stopped = self.status.is_stopped();
+            self.deliver();
+            if self.looked_at.elapsed() >= IDLE_PARK {
+                self.look_at_space();
+            }
+            let worked = !self.status.space_low() && self.turn();
+            if let Some(reason) = self.status.view_failed() {
+                let reason = reason.to_owned();
+                self.sleep_until_stopped();
+                return Err(reason);
+            }
+            if self.status.is_abandoned() {
+                return Ok(());
+            }
+            if stopped && !worked {
+                return self
+                    .checkpoint()
+                    .and(self.status.view_failed().map_or(Ok(()), |reason| Err(reason.to_owned())));
+            }
+            if self.checkpoint_due() {
+                self.checkpoint().ok();
+            } else if !worked {
+                std::thread::park_timeout(self.pause());
+            }
+        }
+    }
+
+    /// A failed view is only read from: what waits stays in the journal for the next start.
+    fn sleep_until_stopped(&self) {
+        while !self.status.is_stopped() {
+            std::thread::park_timeout(IDLE_PARK);
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        if self.unsynced {
+            self.checkpoint_interval.saturating_sub(self.synced_at.elapsed()).clamp(Duration::from_millis(1), IDLE_PARK)
+        } else {
+            IDLE_PARK
+        }
+    }
+
+    /// Commits what is queued, up to one batch; returns whether there was anything.
+    fn turn(&mut self) -> bool {
+        let mut draft = Draft::default();
+        let count = self.lanes.len();
+        for turn in 0..count {
+            let Some(lane) = self.lanes.get_mut((self.lane_first + turn) % count) else { continue };
+            while draft.size < self.batch_size_max {
+                let Ok(store) = lane.ends.stores.pop() else { break };
+                let confirmed = lane.pending.entry(store.partition).or_insert(StoredUpTo {
+                    partition: store.partition,
+                    position: Position::ZERO,
+                    size: 0,
+                });
+                confirmed.size += store.size;
+                confirmed.position = confirmed.position.max(store.position);
+                draft.stores += 1;
+                let Some(applied) = self.applied.get_mut(usize::from(store.partition.raw())) else { continue };
+                // Already in the view: a shard that repeats itself changes nothing.
+                if store.position.raw() > *applied {
+                    self.status.applied_total.fetch_add(store.position.raw() - *applied, Relaxed);
+                    *applied = store.position.raw();
+                    draft.size += store.size;
+                    store.rows.into_iter().for_each(|row| draft.put(row));
+                }
+            }
+        }
+        self.lane_first = (self.lane_first + 1) % count.max(1);
+        if draft.stores == 0 {
+            return false;
+        }
+        if let Err(error) = self.commit(draft) {
+            self.status.fail_view(format!("{}: {error}", self.view.directory.display()));
+            return false;
+        }
+        self.deliver();
+        true
+    }
+
+    fn commit(&mut self, draft: Draft) -> fjall::Result<()> {
+        let began = Instant::now();
+        let mut batch = self.view.database.batch().durability(Some(PersistMode::Buffer));
+        let rows = draft.rows.len() as u64;
+        for Row { table, key, value } in draft.rows {
+            let keyspace = match table {
+                Table::Events => &self.view.events,
+                Table::Entities => &self.view.entities,
+            };
+            match value {
+                Some(value) => batch.insert(keyspace, key, value),
+                None => batch.remove(keyspace, key),
+            }
+        }
+        for partition in self.lanes.iter().flat_map(|lane| lane.pending.keys()) {
+            if let Some(applied) = self.applied.get(usize::from(partition.raw())) {
+                batch.insert(&self.view.meta, checkpoint_key(*partition), applied.to_le_bytes());
+            }
+        }
+        batch.commit()?;
+        self.unsynced = true;
+        self.unsynced_size += draft.size as u64;
+        self.status.view_commits.fetch_add(1, Relaxed);
+        self.status.view_rows.fetch_add(rows, Relaxed);
+        self.status.view_bytes.fetch_add(draft.size as u64, Relaxed);
+        self.status.view_commit_us_max.fetch_max(micros(began.elapsed()), Relaxed);
+        Ok(())
+    }
+
+    /// Confirms to the shards what is committed.
+    fn deliver(&mut self) {
+        for lane in &mut self.lanes {
+            let mut ring = false;
+            while let Some((partition, stored)) = lane.pending.pop_first() {
+                if let Err(PushError::Full(stored)) = lane.ends.stored.push(stored) {
+                    lane.pending.insert(partition, stored);
+                    break;
+                }
+                ring = true;
+            }
+            if ring {
+                (lane.ends.bell)();
+            }
+        }
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        let age = self.synced_at.elapsed();
+        let wanted = self.status.journal_wants_segment.load(SeqCst) && age >= CHECKPOINT_PAUSE;
+        let due = age >= self.checkpoint_interval || self.unsynced_size >= self.checkpoint_size || wanted;
+        self.unsynced && due
+    }
+
+    /// Syncs, and then tells the journal what it need not keep.
+    fn checkpoint(&mut self) -> Result<(), String> {
+        if self.unsynced
+            && let Err(error) = self.view.database.persist(PersistMode::SyncData)
+        {
+            let reason = format!("{}: {error}", self.view.directory.display());
+            self.status.fail_view(reason.clone());
+            return Err(reason);
+        }
+        self.unsynced = false;
+        self.unsynced_size = 0;
+        self.synced_at = Instant::now();
+        self.synced.publish(&self.applied);
+        self.status.checkpoints.fetch_add(1, Relaxed);
+        if self.status.journal_wants_segment.swap(false, SeqCst) {
+            self.journal.unpark();
+        }
+        Ok(())
+    }
+
+    /// Stops taking anything before the disk is full: a commit that fails half-way would end the view until a restart.
+    fn look_at_space(&mut self) {
+        self.looked_at = Instant::now();
+        let Some(free) = self.view.free_space() else { return };
+        // An eighth more to begin again, so that it does not flutter.
+        let needed = if self.status.space_low() { self.free_space_min / 8 * 9 } else { self.free_space_min };
+        self.status.set_space_low(free < needed);
+    }
+}
+
+impl Draft {
+    fn put(&mut self, row: Row) {
+        let table = match row.table {
+            Table::Events => 0,
+            Table::Entities => 1,
+        };
+        match self.places.get(&(table, row.key.clone())).and_then(|&place| self.rows.get_mut(place)) {
+            Some(earlier) => earlier.value = row.value,
+            None => {
+                self.places.insert((table, row.key.clone()), self.rows.len());
+                self.rows.push(row);
+            }
+        }
+    }
+}
