@@ -2,11 +2,21 @@
 //! Knows no socket, clock, thread, database or runtime; the simulator in `tests/` runs whole clusters of it in one thread.
 #![forbid(unsafe_code)]
 
+mod account;
 pub mod config;
+mod context;
+mod conversation;
+mod counters;
 pub mod io;
 pub mod message;
+mod owner;
+mod sessions;
 mod shard;
+mod user;
 
-pub use config::{Limits, Sabotage, ShardConfig};
+#[cfg(feature = "sabotage")]
+pub use config::Sabotage;
+pub use config::{Limits, ShardConfig};
+pub use counters::Counters;
 pub use io::{Input, Output};
 pub use shard::Shard;

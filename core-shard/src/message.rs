@@ -2,7 +2,9 @@
 //! Session shards speak to owners with [`ToOwner`], owners answer and deliver with [`ToSessions`].
 
 use bytes::Bytes;
-use tern_protocol::{CloseCode, ConversationId, DeviceId, PartitionId, Position, RequestId, Seq, SessionId, ShardId, Timestamp, UserId};
+use tern_protocol::{
+    CloseCode, ConversationId, DeviceId, PartitionId, Position, RequestId, Seq, SessionId, ShardId, Timestamp, UserId,
+};
 
 use crate::io::{Ending, Order};
 

@@ -128,10 +128,7 @@ impl CloseCode {
     /// Whether the client should connect again by itself with the same token.
     #[must_use]
     pub const fn is_resumable(self) -> bool {
-        matches!(
-            self,
-            Self::Flooding | Self::SlowReader | Self::Draining | Self::TooSlow | Self::Internal | Self::Full
-        )
+        matches!(self, Self::Flooding | Self::SlowReader | Self::Draining | Self::TooSlow | Self::Internal | Self::Full)
     }
 }
 

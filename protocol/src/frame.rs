@@ -5,12 +5,12 @@ use std::fmt;
 
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Failure, Strategy};
+use rkyv::ser::Serializer;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::ser::sharing::Share;
-use rkyv::ser::Serializer;
+use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::validation::shared::SharedValidator;
-use rkyv::validation::Validator;
 use rkyv::vec::ArchivedVec;
 use rkyv::{Archive, Portable, Serialize};
 
@@ -74,6 +74,11 @@ pub trait Frame: Archive {
     fn walk(archived: &Self::Archived, walk: &mut Walk);
 }
 
+/// A frame type that can be written. Every [`Frame`] of this crate is one.
+pub trait Encode: Frame + for<'a> Serialize<FrameSerializer<'a>> {}
+
+impl<F: Frame + for<'a> Serialize<FrameSerializer<'a>>> Encode for F {}
+
 /// Checks that an archive is the canonical one for its content: its out-of-line parts lie end to end, in field order, and end at the root.
 ///
 /// Validation is memory safety only: a pointer into another field passes it. With this, every content has exactly one encoding.
@@ -97,13 +102,11 @@ impl Walk {
 ///
 /// # Panics
 /// When the frame is larger than [`FRAME_SIZE_MAX`]: the caller bounds what it puts in.
-pub fn encode<F>(frame: &F, out: &mut Vec<u8>)
-where
-    F: Frame + for<'a> Serialize<FrameSerializer<'a>>,
-{
+pub fn encode<F: Encode>(frame: &F, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0, 0, 0, 0, FRAME_VERSION, F::KIND.0]);
-    *out = rkyv::api::high::to_bytes_in::<_, Failure>(frame, std::mem::take(out)).expect("writing to a Vec cannot fail");
+    *out =
+        rkyv::api::high::to_bytes_in::<_, Failure>(frame, std::mem::take(out)).expect("writing to a Vec cannot fail");
     let size = out.len() - start;
     assert!(size <= FRAME_SIZE_MAX, "{:?} of {size} bytes is over FRAME_SIZE_MAX", F::KIND);
     let length = u32::try_from(size - 4).expect("FRAME_SIZE_MAX fits u32");
@@ -117,10 +120,7 @@ where
 /// # Panics
 /// As [`encode`].
 #[must_use]
-pub fn to_vec<F>(frame: &F) -> Vec<u8>
-where
-    F: Frame + for<'a> Serialize<FrameSerializer<'a>>,
-{
+pub fn to_vec<F: Encode>(frame: &F) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     encode(frame, &mut out);
     out

@@ -98,8 +98,8 @@ impl Timestamp {
     /// This moment moved later; stays at the end of time rather than wrap.
     #[must_use]
     pub const fn after(self, span: std::time::Duration) -> Self {
-        let us = span.as_micros();
-        Self(if us > u64::MAX as u128 { u64::MAX } else { self.0.saturating_add(us as u64) })
+        let us = span.as_secs().saturating_mul(1_000_000).saturating_add(span.subsec_micros() as u64);
+        Self(self.0.saturating_add(us))
     }
 
     /// Time from `earlier` to here; zero when `earlier` is later.
@@ -109,10 +109,39 @@ impl Timestamp {
     }
 }
 
+impl Default for Seq {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl Default for Timestamp {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
 /// Set in the top bit of every group's id.
 const GROUP_BIT: u128 = 1 << 127;
 /// User ids keep the two top bits free, so that the pair of a direct conversation cannot look like a group.
 const USER_ID_MAX: u64 = (1 << 62) - 1;
+
+/// The upper 64 bits.
+pub(crate) const fn high_half(raw: u128) -> u64 {
+    low_half(raw >> 64)
+}
+
+/// The lower 64 bits.
+#[expect(clippy::cast_possible_truncation, reason = "cutting the upper half off is its purpose")]
+pub(crate) const fn low_half(raw: u128) -> u64 {
+    raw as u64
+}
 
 /// What a conversation id says by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +184,7 @@ impl ConversationId {
     /// The group that `creator` asks for with this request: the same request names the same group.
     #[must_use]
     pub const fn group(creator: UserId, request: RequestId) -> Self {
-        let nonce = (request.0 as u64) ^ ((request.0 >> 64) as u64);
+        let nonce = low_half(request.0) ^ high_half(request.0);
         Self(GROUP_BIT | (creator.0 as u128) << 64 | nonce as u128)
     }
 
@@ -165,8 +194,8 @@ impl ConversationId {
         if self.0 == Self::WORLD.0 {
             return Some(ConversationKind::World);
         }
-        let high = UserId(((self.0 & !GROUP_BIT) >> 64) as u64);
-        let low = UserId(self.0 as u64);
+        let high = UserId(high_half(self.0 & !GROUP_BIT));
+        let low = UserId(low_half(self.0));
         if !high.is_valid() {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Where an entity lives: id -> slot -> partition -> shard, the same on every node and in every client. Frozen: changing the hash
 //! moves every stored conversation. Never looks at load or membership; tables of owners are the caller's.
 
-use crate::id::{ConversationId, PartitionId, ShardId, UserId};
+use crate::id::{ConversationId, PartitionId, ShardId, UserId, high_half, low_half};
 
 /// Partitions of a deployment, fixed for its life. Unit: partitions.
 pub const PARTITION_COUNT_DEFAULT: u16 = 64;
@@ -70,7 +70,7 @@ impl Placement {
     /// The log that a conversation's commands go to.
     #[must_use]
     pub const fn of_conversation(self, id: ConversationId) -> PartitionId {
-        self.slot((id.raw() >> 64) as u64 ^ mix64(id.raw() as u64))
+        self.slot(high_half(id.raw()) ^ mix64(low_half(id.raw())))
     }
 
     /// The log that a user's commands go to.
@@ -97,6 +97,10 @@ impl Placement {
         self.shard(self.of_user(user))
     }
 
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a slot below SLOT_COUNT gives a partition below `partitions`, a u16"
+    )]
     const fn slot(self, raw: u64) -> PartitionId {
         let slot = mix64(raw) % SLOT_COUNT;
         PartitionId::from_raw((slot * self.partitions as u64 / SLOT_COUNT) as u16)

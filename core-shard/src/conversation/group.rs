@@ -1,0 +1,270 @@
+//! Who is in a conversation: create, join, leave, invite, kick, roles, and the world room that everyone enters.
+//! Checks everything before it changes anything.
+
+use tern_protocol::server::{event, role};
+use tern_protocol::stored::MemberRow;
+use tern_protocol::{ConversationId, ConversationKind, RejectCode, RequestId, Seq, Timestamp, UserId, client};
+
+use super::{At, Conversation, Effects, Member, NewEvent, Outcome};
+use crate::config::Sabotage;
+
+impl Conversation {
+    pub(super) fn open_direct(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        f: &client::ArchivedOpenDirect,
+        out: &mut Effects,
+    ) -> Outcome {
+        let peer = UserId::from_raw(f.user.to_native());
+        if self.id != ConversationId::direct(actor, peer) {
+            return Err(RejectCode::Invalid);
+        }
+        if !self.exists() {
+            self.create(at, actor, RequestId::from_raw(f.request.to_native()), &[], out)?;
+            for user in if peer == actor { vec![actor] } else { vec![actor, peer] } {
+                self.add(at, user, role::MEMBER, out);
+            }
+        }
+        Ok((Seq::from_raw(1), self.created))
+    }
+
+    pub(super) fn create_group(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        f: &client::ArchivedCreateGroup<'_>,
+        out: &mut Effects,
+    ) -> Outcome {
+        let request = RequestId::from_raw(f.request.to_native());
+        if self.id != ConversationId::group(actor, request) {
+            return Err(RejectCode::Invalid);
+        }
+        if self.exists() {
+            return Ok((Seq::from_raw(1), self.created));
+        }
+        let mut users: Vec<UserId> = f.members.iter().map(|user| UserId::from_raw(user.to_native())).collect();
+        users.sort_unstable();
+        users.dedup();
+        users.retain(|user| *user != actor);
+        if users.len() as u64 + 1 > u64::from(Self::limits(at).members_max) {
+            return Err(RejectCode::GroupFull);
+        }
+        self.flags = f.flags & client::group::ALL;
+        self.create(at, actor, request, &f.title, out)?;
+        self.add(at, actor, role::OWNER, out);
+        for user in users {
+            self.add(at, user, role::MEMBER, out);
+            self.member_event(at, actor, request, event::ADDED, user, role::MEMBER, out)?;
+        }
+        Ok((Seq::from_raw(1), self.created))
+    }
+
+    pub(super) fn join(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        f: &client::ArchivedJoinGroup,
+        out: &mut Effects,
+    ) -> Outcome {
+        let request = RequestId::from_raw(f.request.to_native());
+        if let Some(member) = self.members.get(&actor) {
+            return Ok((Seq::from_raw(member.row.join), self.time_of(Seq::from_raw(member.row.join))));
+        }
+        let open = self.is_group() && self.exists() && self.flags & client::group::OPEN != 0;
+        if !open && at.config.has(Sabotage::Permission) {
+            return Err(RejectCode::NotFound);
+        }
+        self.room_for(at, 1)?;
+        self.add_next(at, actor, role::MEMBER, out);
+        self.member_event(at, actor, request, event::JOINED, actor, role::MEMBER, out)
+    }
+
+    pub(super) fn leave(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        f: &client::ArchivedLeaveGroup,
+        out: &mut Effects,
+    ) -> Outcome {
+        let request = RequestId::from_raw(f.request.to_native());
+        if let Some(done) = self.window.answered(self.head, actor, request).filter(|done| done.head.kind == event::LEFT)
+        {
+            return Ok((done.head.seq, done.head.time));
+        }
+        let member = self.member(at, actor)?;
+        if !self.is_group() {
+            return Err(RejectCode::Forbidden);
+        }
+        if member.role == role::OWNER && self.members.len() > 1 {
+            return Err(RejectCode::LastOwner);
+        }
+        self.remove(at, actor, out);
+        self.member_event(at, actor, request, event::LEFT, actor, 0, out)
+    }
+
+    pub(super) fn invite(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        f: &client::ArchivedInvite<'_>,
+        out: &mut Effects,
+    ) -> Outcome {
+        let request = RequestId::from_raw(f.request.to_native());
+        self.member(at, actor)?;
+        if !self.is_group() {
+            return Err(RejectCode::Forbidden);
+        }
+        if let Some(done) = self.window.answered(self.head, actor, request) {
+            return Ok((done.head.seq, done.head.time));
+        }
+        let mut users: Vec<UserId> = f.users.iter().map(|user| UserId::from_raw(user.to_native())).collect();
+        users.sort_unstable();
+        users.dedup();
+        users.retain(|user| !self.members.contains_key(user));
+        self.room_for(at, users.len())?;
+        let mut done = (self.head, self.head_time);
+        for user in users {
+            self.add_next(at, user, role::MEMBER, out);
+            done = self.member_event(at, actor, request, event::ADDED, user, role::MEMBER, out)?;
+        }
+        Ok(done)
+    }
+
+    pub(super) fn kick(&mut self, at: At<'_>, actor: UserId, f: &client::ArchivedKick, out: &mut Effects) -> Outcome {
+        let request = RequestId::from_raw(f.request.to_native());
+        let user = UserId::from_raw(f.user.to_native());
+        let member = self.member(at, actor)?;
+        if let Some(done) = self.window.answered(self.head, actor, request).filter(|done| done.head.subject == user) {
+            return Ok((done.head.seq, done.head.time));
+        }
+        let subject = self.members.get(&user).ok_or(RejectCode::UnknownUser)?;
+        let allowed = self.is_group() && member.role >= role::ADMIN && member.role > subject.row.role;
+        if !allowed && at.config.has(Sabotage::Permission) {
+            return Err(RejectCode::Forbidden);
+        }
+        self.remove(at, user, out);
+        self.member_event(at, actor, request, event::KICKED, user, 0, out)
+    }
+
+    pub(super) fn set_role(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        f: &client::ArchivedSetRole,
+        out: &mut Effects,
+    ) -> Outcome {
+        let request = RequestId::from_raw(f.request.to_native());
+        let user = UserId::from_raw(f.user.to_native());
+        let member = self.member(at, actor)?;
+        if let Some(done) = self.window.answered(self.head, actor, request) {
+            return Ok((done.head.seq, done.head.time));
+        }
+        if !(role::MEMBER..=role::OWNER).contains(&f.role) || user == actor {
+            return Err(RejectCode::Invalid);
+        }
+        if (!self.is_group() || member.role != role::OWNER) && at.config.has(Sabotage::Permission) {
+            return Err(RejectCode::Forbidden);
+        }
+        if !self.members.contains_key(&user) {
+            return Err(RejectCode::UnknownUser);
+        }
+        if f.role == role::OWNER {
+            self.give_role(at, actor, request, actor, role::ADMIN, out)?;
+        }
+        self.give_role(at, actor, request, user, f.role, out)
+    }
+
+    pub(super) fn enter_world(&mut self, at: At<'_>, user: UserId, out: &mut Effects) {
+        if self.id != ConversationId::WORLD || self.members.contains_key(&user) {
+            return;
+        }
+        if !self.exists() {
+            self.flags = client::group::OPEN | client::group::HISTORY_FOR_ALL;
+            let nobody = UserId::from_raw(0);
+            // Creating cannot be refused: it has no conditions.
+            let _ = self.create(at, nobody, RequestId::from_raw(0), b"World", out);
+        }
+        self.add(at, user, role::MEMBER, out);
+    }
+
+    fn create(&mut self, at: At<'_>, actor: UserId, request: RequestId, title: &[u8], out: &mut Effects) -> Outcome {
+        self.created = at.time;
+        self.creator = actor;
+        self.title = bytes::Bytes::copy_from_slice(title);
+        let new = NewEvent { kind: event::CREATED, role: role::OWNER, body: title, ..NewEvent::EMPTY };
+        self.append(at, actor, request, new, out)
+    }
+
+    /// A member as of the event that stands at the head.
+    fn add(&mut self, at: At<'_>, user: UserId, role: u8, out: &mut Effects) {
+        self.insert(
+            at,
+            user,
+            MemberRow { join: self.head.raw(), join_visible: self.visible, role, ..Default::default() },
+            out,
+        );
+    }
+
+    /// A member as of the event that comes next.
+    fn add_next(&mut self, at: At<'_>, user: UserId, role: u8, out: &mut Effects) {
+        let join = self.head.next().raw();
+        self.insert(at, user, MemberRow { join, join_visible: self.visible, role, ..Default::default() }, out);
+    }
+
+    fn insert(&mut self, at: At<'_>, user: UserId, row: MemberRow, out: &mut Effects) {
+        self.members.insert(user, Member { row, delivered: Seq::ZERO });
+        self.write_member(user, out);
+        out.set_directory(at, self.id, user, true);
+    }
+
+    fn remove(&mut self, at: At<'_>, user: UserId, out: &mut Effects) {
+        self.members.remove(&user);
+        self.write_member(user, out);
+        out.set_directory(at, self.id, user, false);
+    }
+
+    fn give_role(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        request: RequestId,
+        user: UserId,
+        role: u8,
+        out: &mut Effects,
+    ) -> Outcome {
+        if let Some(member) = self.members.get_mut(&user) {
+            member.row.role = role;
+        }
+        self.write_member(user, out);
+        self.member_event(at, actor, request, event::ROLE, user, role, out)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call per kind of event; a struct would only rename them")]
+    fn member_event(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        request: RequestId,
+        kind: u8,
+        subject: UserId,
+        role: u8,
+        out: &mut Effects,
+    ) -> Outcome {
+        self.append(at, actor, request, NewEvent { kind, subject, role, ..NewEvent::EMPTY }, out)
+    }
+
+    fn room_for(&self, at: At<'_>, users: usize) -> Result<(), RejectCode> {
+        let full = self.members.len() + users > Self::limits(at).members_max as usize;
+        if full && !matches!(self.id.kind(), Some(ConversationKind::World)) {
+            Err(RejectCode::GroupFull)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// When an event was, if it is in memory.
+    fn time_of(&self, seq: Seq) -> Timestamp {
+        self.window.at(seq).map_or(Timestamp::ZERO, |event| event.head.time)
+    }
+}

@@ -1,0 +1,192 @@
+//! Messages and what happens to them: send, edit, recall, and the cursors that say how far they were read.
+//! Checks everything before it changes anything.
+
+use tern_protocol::limit::{DEDUP_WINDOW, KNOWN_FRESH};
+use tern_protocol::server::{content, event, role};
+use tern_protocol::{RejectCode, RequestId, Seq, Timestamp, UserId, client};
+
+use super::window::fingerprint;
+use super::{At, Conversation, Effects, NewEvent, Outcome, Remembered, event_row};
+use crate::config::Sabotage;
+use crate::message::Audience;
+
+impl Conversation {
+    pub(super) fn send(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        f: &client::ArchivedSendMessage<'_>,
+        out: &mut Effects,
+    ) -> Outcome {
+        let request = RequestId::from_raw(f.request.to_native());
+        let reply_to = f.reply_to.to_native();
+        let mentions: Vec<u64> = f.mentions.iter().map(|user| user.to_native()).collect();
+        let print = fingerprint(event::MESSAGE, f.content, reply_to, mentions.iter().copied(), &f.body);
+        self.member(at, actor)?;
+        if let Some(done) = self.once(at, actor, request, f.known.to_native(), print)? {
+            return Ok(done);
+        }
+        if reply_to > self.head.raw() {
+            return Err(RejectCode::UnknownTarget);
+        }
+        let new = NewEvent {
+            kind: event::MESSAGE,
+            content: f.content,
+            target: Seq::from_raw(reply_to),
+            mentions: &mentions,
+            body: &f.body,
+            fingerprint: print,
+            ..NewEvent::EMPTY
+        };
+        let done = self.append(at, actor, request, new, out)?;
+        self.read_own(at, actor, out);
+        Ok(done)
+    }
+
+    pub(super) fn edit(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        f: &client::ArchivedEditMessage<'_>,
+        loaded: Option<Remembered>,
+        out: &mut Effects,
+    ) -> Outcome {
+        let request = RequestId::from_raw(f.request.to_native());
+        let target = Seq::from_raw(f.target.to_native());
+        let print = fingerprint(event::EDITED, f.content, target.raw(), std::iter::empty(), &f.body);
+        self.member(at, actor)?;
+        if let Some(done) = self.once(at, actor, request, f.known.to_native(), print)? {
+            return Ok(done);
+        }
+        let old = self.message(target, loaded)?;
+        if old.head.sender != actor && at.config.has(Sabotage::Permission) {
+            return Err(RejectCode::Forbidden);
+        }
+        let new = NewEvent {
+            kind: event::EDITED,
+            content: f.content,
+            target,
+            body: &f.body,
+            fingerprint: print,
+            ..NewEvent::EMPTY
+        };
+        let done = self.append(at, actor, request, new, out)?;
+        self.revise(at, &old, f.content, &f.body, out)?;
+        Ok(done)
+    }
+
+    pub(super) fn recall(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        f: &client::ArchivedRecallMessage,
+        loaded: Option<Remembered>,
+        out: &mut Effects,
+    ) -> Outcome {
+        let request = RequestId::from_raw(f.request.to_native());
+        let target = Seq::from_raw(f.target.to_native());
+        let print = fingerprint(event::RECALLED, 0, target.raw(), std::iter::empty(), &[]);
+        let member = self.member(at, actor)?;
+        if let Some(done) = self.once(at, actor, request, f.known.to_native(), print)? {
+            return Ok(done);
+        }
+        let old = self.message(target, loaded)?;
+        if old.head.sender != actor && member.role < role::ADMIN && at.config.has(Sabotage::Permission) {
+            return Err(RejectCode::Forbidden);
+        }
+        let new = NewEvent { kind: event::RECALLED, target, fingerprint: print, ..NewEvent::EMPTY };
+        let done = self.append(at, actor, request, new, out)?;
+        self.revise(at, &old, content::RECALLED, &[], out)?;
+        Ok(done)
+    }
+
+    pub(super) fn move_cursor(
+        &mut self,
+        at: At<'_>,
+        actor: UserId,
+        f: &client::ArchivedMoveCursor,
+        out: &mut Effects,
+    ) -> Outcome {
+        let (seq, visible) = (f.seq.to_native(), f.visible.to_native());
+        let member = self.member(at, actor)?;
+        if seq > self.head.raw() || f.cursor != client::cursor::READ {
+            return Err(RejectCode::BadCursor);
+        }
+        if seq <= member.read && at.config.has(Sabotage::CursorMonotone) {
+            return Ok((Seq::from_raw(member.read), at.time));
+        }
+        // In memory the count is known; below it must at least be possible.
+        let possible = match self.window.at(Seq::from_raw(seq)) {
+            Some(event) => event.head.visible == visible,
+            None => visible <= seq && visible <= self.visible && self.visible - visible <= self.head.raw() - seq,
+        };
+        if !possible {
+            return Err(RejectCode::BadCursor);
+        }
+        self.set_read(actor, seq, visible, out);
+        let many = self.members.len() > Self::limits(at).receipts_members_max as usize;
+        out.receipt = Some((actor, if many { Audience::Own } else { Audience::Members }));
+        Ok((Seq::from_raw(seq), at.time))
+    }
+
+    /// Whether this request was done before: then the same answer again. A resend that is too old to tell is refused.
+    pub(super) fn once(
+        &self,
+        at: At<'_>,
+        actor: UserId,
+        request: RequestId,
+        known: u64,
+        fingerprint: u64,
+    ) -> Result<Option<(Seq, Timestamp)>, RejectCode> {
+        if !at.config.has(Sabotage::Dedup) {
+            return Ok(None);
+        }
+        if let Some(before) = self.window.answered(self.head, actor, request) {
+            return match before.fingerprint {
+                Some(print) if print != fingerprint => Err(RejectCode::Conflict),
+                Some(_) | None => Ok(Some((before.head.seq, before.head.time))),
+            };
+        }
+        let too_old = known != KNOWN_FRESH && known.saturating_add(DEDUP_WINDOW) < self.head.raw();
+        if too_old { Err(RejectCode::CatchUpFirst) } else { Ok(None) }
+    }
+
+    /// The message at this place, from memory or as it was loaded.
+    fn message(&self, target: Seq, loaded: Option<Remembered>) -> Result<Remembered, RejectCode> {
+        let found = self.window.at(target).cloned().or(loaded.filter(|event| event.head.seq == target));
+        found
+            .filter(|found| found.head.kind == event::MESSAGE && found.content != content::RECALLED)
+            .ok_or(RejectCode::UnknownTarget)
+    }
+
+    /// Writes a message's newest body where the message is.
+    fn revise(
+        &mut self,
+        at: At<'_>,
+        old: &Remembered,
+        content: u8,
+        body: &[u8],
+        out: &mut Effects,
+    ) -> Result<(), RejectCode> {
+        let new = old.revise(at.position, self.head, content, body).map_err(|_| RejectCode::UnknownTarget)?;
+        out.rows.push(event_row(self.id, new.head.seq, new.frame.clone()));
+        self.window.replace(new);
+        Ok(())
+    }
+
+    /// Whoever writes has seen what stands above.
+    fn read_own(&mut self, at: At<'_>, actor: UserId, out: &mut Effects) {
+        if at.config.has(Sabotage::OwnSendReads) {
+            self.set_read(actor, self.head.raw(), self.visible, out);
+        }
+    }
+
+    fn set_read(&mut self, user: UserId, seq: u64, visible: u64, out: &mut Effects) {
+        if let Some(member) = self.members.get_mut(&user) {
+            member.row.read = seq;
+            member.row.read_visible = visible;
+            member.delivered = member.delivered.max(Seq::from_raw(seq));
+            self.write_member(user, out);
+        }
+    }
+}

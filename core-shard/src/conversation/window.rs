@@ -1,0 +1,173 @@
+//! The recent events of a conversation: what resume and history answer from memory, and what recognises a resend.
+//! Holds at least the last `DEDUP_WINDOW` events, and every event that the view does not have yet.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use tern_protocol::frame::{self, FrameError};
+use tern_protocol::limit::DEDUP_WINDOW;
+use tern_protocol::placement::mix64;
+use tern_protocol::server::{Event, content};
+use tern_protocol::{Position, RequestId, Seq, Timestamp, UserId};
+
+use crate::message::EventHead;
+
+/// Recent events, ascending, without holes.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    events: VecDeque<Remembered>,
+    /// Newest event of each request in memory.
+    requests: BTreeMap<(UserId, RequestId), Seq>,
+    size: usize,
+}
+
+/// One event in memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Remembered {
+    /// The encoded event, shared with every outbox.
+    pub(crate) frame: Bytes,
+    /// The command that wrote it last.
+    pub(crate) position: Position,
+    pub(crate) head: EventHead,
+    pub(crate) request: RequestId,
+    pub(crate) content: u8,
+    /// Of the command; `None` for an event that was edited or recalled before it was loaded.
+    pub(crate) fingerprint: Option<u64>,
+}
+
+impl Remembered {
+    /// Reads an event that the view kept.
+    pub(crate) fn read(bytes: Bytes, position: Position) -> Result<Self, FrameError> {
+        let event = frame::decode::<Event<'_>>(&bytes)?;
+        let head = EventHead {
+            seq: Seq::from_raw(event.seq.to_native()),
+            visible: event.visible.to_native(),
+            time: Timestamp::from_raw(event.time.to_native()),
+            sender: UserId::from_raw(event.sender.to_native()),
+            subject: UserId::from_raw(event.subject.to_native()),
+            target: Seq::from_raw(event.target.to_native()),
+            kind: event.kind,
+            role: event.role,
+            members: 0,
+        };
+        let revised = event.revised.to_native() != 0;
+        let mentions = event.mentions.iter().map(|user| user.to_native());
+        let print = fingerprint(event.kind, event.content, event.target.to_native(), mentions, &event.body);
+        Ok(Self {
+            position,
+            head,
+            request: RequestId::from_raw(event.request.to_native()),
+            content: event.content,
+            fingerprint: (!revised).then_some(print),
+            frame: bytes,
+        })
+    }
+
+    /// The same event with another body: edited, or (without one) recalled.
+    pub(crate) fn revise(&self, position: Position, by: Seq, new_content: u8, body: &[u8]) -> Result<Self, FrameError> {
+        let event = frame::decode::<Event<'_>>(&self.frame)?;
+        let mentions: Vec<u64> = event.mentions.iter().map(|user| user.to_native()).collect();
+        let encoded = frame::to_vec(&Event {
+            conversation: event.conversation.to_native(),
+            seq: event.seq.to_native(),
+            time: event.time.to_native(),
+            visible: event.visible.to_native(),
+            sender: event.sender.to_native(),
+            request: event.request.to_native(),
+            target: event.target.to_native(),
+            revised: by.raw(),
+            subject: event.subject.to_native(),
+            kind: event.kind,
+            content: new_content,
+            role: event.role,
+            mentions: if new_content == content::RECALLED { &[] } else { &mentions },
+            body,
+        });
+        Ok(Self { frame: encoded.into(), position, content: new_content, ..self.clone() })
+    }
+}
+
+/// Tells whether two commands with one request id are the same command.
+pub(crate) fn fingerprint(kind: u8, content: u8, target: u64, mentions: impl Iterator<Item = u64>, body: &[u8]) -> u64 {
+    let start = mix64(u64::from(kind) << 8 | u64::from(content)) ^ mix64(target);
+    let named = mentions.fold(start, |hash, user| mix64(hash ^ user));
+    mix64(named ^ tern_protocol::placement::mix_bytes(body))
+}
+
+impl Window {
+    /// Adds the newest event.
+    pub(crate) fn push(&mut self, event: Remembered) {
+        debug_assert!(self.events.back().is_none_or(|last| last.head.seq.next() == event.head.seq), "no holes");
+        self.size += size_of(&event);
+        if event.request.raw() != 0 {
+            self.requests.insert((event.head.sender, event.request), event.head.seq);
+        }
+        self.events.push_back(event);
+    }
+
+    /// Drops what neither a resend, a resume nor the view needs.
+    pub(crate) fn trim(&mut self, head: Seq, stored: Position, keep_unstored: bool) {
+        while let Some(first) = self.events.front() {
+            let recent = first.head.seq.raw() + DEDUP_WINDOW > head.raw();
+            if recent || (keep_unstored && first.position > stored) {
+                return;
+            }
+            self.size -= size_of(first);
+            let key = (first.head.sender, first.request);
+            if self.requests.get(&key) == Some(&first.head.seq) {
+                self.requests.remove(&key);
+            }
+            self.events.pop_front();
+        }
+    }
+
+    /// The event at this place, if it is in memory.
+    pub(crate) fn at(&self, seq: Seq) -> Option<&Remembered> {
+        let first = self.first()?;
+        self.events.get(usize::try_from(seq.raw().checked_sub(first.raw())?).ok()?)
+    }
+
+    /// Puts another body into an event that is in memory.
+    pub(crate) fn replace(&mut self, event: Remembered) {
+        let Some(first) = self.first() else { return };
+        let index = event.head.seq.raw().checked_sub(first.raw()).and_then(|index| usize::try_from(index).ok());
+        if let Some(old) = index.and_then(|index| self.events.get_mut(index)) {
+            self.size = self.size - size_of(old) + size_of(&event);
+            *old = event;
+        }
+    }
+
+    /// The event that this request made, if the request is to be remembered: what it answers depends on the head alone, not on what
+    /// happens to be in memory still.
+    pub(crate) fn answered(&self, head: Seq, sender: UserId, request: RequestId) -> Option<&Remembered> {
+        let seq = *self.requests.get(&(sender, request))?;
+        (seq.raw() + DEDUP_WINDOW > head.raw()).then(|| self.at(seq)).flatten()
+    }
+
+    /// The oldest event in memory.
+    pub(crate) fn first(&self) -> Option<Seq> {
+        self.events.front().map(|event| event.head.seq)
+    }
+
+    /// Events from `from` on; nothing unless that one is in memory.
+    pub(crate) fn from(&self, from: Seq) -> impl Iterator<Item = &Remembered> {
+        let start = self.first().and_then(|first| from.raw().checked_sub(first.raw()));
+        let start = start.and_then(|start| usize::try_from(start).ok()).unwrap_or(usize::MAX).min(self.events.len());
+        self.events.range(start..)
+    }
+
+    /// Events, newest first.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = &Remembered> {
+        self.events.iter().rev()
+    }
+
+    /// Memory of the events. Unit: bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+}
+
+/// Memory of one event, with its share of the tables. Unit: bytes.
+fn size_of(event: &Remembered) -> usize {
+    event.frame.len() + 256
+}

@@ -1,0 +1,105 @@
+//! Looking users up at their owners: to show them, or to make sure that they exist before a command names them.
+//! Users are never removed, so what was found once stays true.
+
+use tern_protocol::limit::{DISPLAY_NAME_SIZE_MAX, PROFILES_MAX};
+use tern_protocol::server::{Profile, Profiles};
+use tern_protocol::{RejectCode, RequestId, SessionId, UserId};
+
+use super::session::{Gather, Session, Then};
+use super::{BUSY_RETRY_MS, Sessions};
+use crate::context::Context;
+use crate::conversation::to_bytes;
+use crate::io::Lane;
+use crate::message::{FoundUser, Place, ToOwner};
+
+/// Look-ups of one session that may be under way. Unit: look-ups.
+const GATHERS_MAX: usize = 32;
+
+impl Sessions {
+    /// Looks users up, then goes on.
+    pub(super) fn gather(&mut self, cx: &mut Context, id: SessionId, mut users: Vec<UserId>, then: Then) {
+        users.sort_unstable();
+        users.dedup();
+        let Some(gather) = self.begin(cx, id, users.len(), then) else { return };
+        let place = Place { shard: cx.shard(), session: id };
+        if users.is_empty() {
+            return self.finish(cx, id, gather);
+        }
+        for user in users {
+            cx.ask(cx.config.placement.of_user(user), ToOwner::FindUser { place, gather, user });
+        }
+    }
+
+    /// Looks one user up by name.
+    pub(super) fn find_name(&mut self, cx: &mut Context, id: SessionId, name: &str, request: RequestId) {
+        let Some(gather) = self.begin(cx, id, 1, Then::Answer(request)) else { return };
+        let place = Place { shard: cx.shard(), session: id };
+        let partition = cx.config.placement.of_account(name);
+        cx.ask(partition, ToOwner::FindName { place, gather, name: name.into() });
+    }
+
+    fn begin(&mut self, cx: &mut Context, id: SessionId, remaining: usize, then: Then) -> Option<u64> {
+        self.next_gather += 1;
+        let gather = self.next_gather;
+        let open = self.get(id).and_then(Session::open)?;
+        if open.gathers.len() >= GATHERS_MAX {
+            let (Then::Answer(request) | Then::Append { request, .. }) = then;
+            cx.counters.busy += 1;
+            self.reject(cx, id, request, RejectCode::Busy, BUSY_RETRY_MS);
+            return None;
+        }
+        open.gathers.insert(gather, Gather { remaining, found: Vec::new(), unknown: false, then });
+        Some(gather)
+    }
+
+    pub(super) fn on_found_name(&mut self, cx: &mut Context, id: SessionId, gather: u64, user: Option<UserId>) {
+        match user {
+            Some(user) => {
+                let place = Place { shard: cx.shard(), session: id };
+                cx.ask(cx.config.placement.of_user(user), ToOwner::FindUser { place, gather, user });
+            }
+            None => self.on_found(cx, id, gather, None),
+        }
+    }
+
+    pub(super) fn on_found(&mut self, cx: &mut Context, id: SessionId, gather: u64, profile: Option<FoundUser>) {
+        let Some(open) = self.get(id).and_then(Session::open) else { return };
+        let Some(state) = open.gathers.get_mut(&gather) else { return };
+        state.remaining = state.remaining.saturating_sub(1);
+        state.unknown |= profile.is_none();
+        if matches!(state.then, Then::Answer(_)) {
+            state.found.extend(profile);
+        }
+        if state.remaining == 0 {
+            self.finish(cx, id, gather);
+        }
+    }
+
+    fn finish(&mut self, cx: &mut Context, id: SessionId, gather: u64) {
+        let Some(state) = self.get(id).and_then(Session::open).and_then(|open| open.gathers.remove(&gather)) else {
+            return;
+        };
+        match state.then {
+            Then::Answer(request) => {
+                let mut profiles: Vec<Profile> = state
+                    .found
+                    .into_iter()
+                    .map(|found| Profile {
+                        user: found.user.raw(),
+                        name: found.name.into(),
+                        display: found.display.into(),
+                    })
+                    .collect();
+                profiles.sort_unstable_by_key(|profile| profile.user);
+                self.push(cx, id, Lane::Control, to_bytes(&Profiles { request: request.raw(), profiles }));
+            }
+            Then::Append { request, .. } if state.unknown => self.reject(cx, id, request, RejectCode::UnknownUser, 0),
+            Then::Append { conversation, request, frame } => self.append(cx, id, conversation, request, frame),
+        }
+    }
+}
+
+const _: () = assert!(
+    PROFILES_MAX * (DISPLAY_NAME_SIZE_MAX + tern_protocol::limit::ACCOUNT_NAME_SIZE_MAX + 32)
+        < tern_protocol::limit::FRAME_SIZE_MAX
+);

@@ -1,0 +1,121 @@
+//! One session: how far its hello has come, what it may ask, and what waits for it. Transitions are methods of [`super::Sessions`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use tern_protocol::{ConversationId, DeviceId, RequestId, Seq, SessionId, Timestamp, UserId};
+
+use super::outbox::Outbox;
+use super::rate::Bucket;
+use crate::io::Claims;
+use crate::message::FoundUser;
+
+/// One connection of a client.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) phase: Phase,
+    pub(crate) outbox: Outbox,
+    pub(crate) bucket: Bucket,
+    /// Commands that the log has and that are not answered.
+    pub(crate) inflight: u32,
+    /// In the list of those with something to send.
+    pub(crate) ready: bool,
+}
+
+/// How far it has come.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Nothing valid was said yet.
+    Hello { deadline: Timestamp },
+    /// The token is being checked.
+    Verifying { deadline: Timestamp, hello: Bytes, early: Vec<Bytes> },
+    /// The user's owner is being asked.
+    Opening { deadline: Timestamp, hello: Bytes, early: Vec<Bytes>, claims: Claims },
+    /// Everything is allowed.
+    Open(Box<Open>),
+    /// Told to close; what it still sends is ignored.
+    Closing { opened: Option<(UserId, DeviceId)> },
+}
+
+/// A session with a user.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) user: UserId,
+    pub(crate) device: DeviceId,
+    pub(crate) user_seq: u64,
+    pub(crate) conversations: BTreeMap<ConversationId, Membership>,
+    /// Conversations that the owner has not answered for.
+    pub(crate) syncing: u32,
+    /// Directory requests that wait for `syncing` to reach 0.
+    pub(crate) held: Vec<Bytes>,
+    /// Live delivery is stopped.
+    pub(crate) lag: Option<Lag>,
+    /// Watched users; true: changed since the last ping.
+    pub(crate) presence: BTreeMap<UserId, bool>,
+    pub(crate) gathers: BTreeMap<u64, Gather>,
+}
+
+/// What a slow reader has not been sent.
+#[derive(Debug)]
+pub(crate) struct Lag {
+    /// Conversations with events or receipts that were skipped.
+    pub(crate) skipped: BTreeSet<ConversationId>,
+    /// When the session is closed if it has not caught up.
+    pub(crate) deadline: Timestamp,
+}
+
+/// The user's part in one conversation.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Membership {
+    /// Place in the conversation's list of sessions; `None`: the owner has not answered.
+    pub(crate) place: Option<u32>,
+    /// Tell the client of this conversation when the owner has answered.
+    pub(crate) announce: bool,
+    pub(crate) join: Seq,
+    pub(crate) join_visible: u64,
+    pub(crate) read: Seq,
+    pub(crate) read_visible: u64,
+    /// As far as the owner was told.
+    pub(crate) delivered: Seq,
+    pub(crate) role: u8,
+}
+
+/// Users being looked up.
+#[derive(Debug)]
+pub(crate) struct Gather {
+    /// Answers that are missing.
+    pub(crate) remaining: usize,
+    pub(crate) found: Vec<FoundUser>,
+    /// Somebody does not exist.
+    pub(crate) unknown: bool,
+    pub(crate) then: Then,
+}
+
+/// What to do when all are found.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// Show them.
+    Answer(RequestId),
+    /// Append this command, if all exist.
+    Append { conversation: ConversationId, request: RequestId, frame: Bytes },
+}
+
+impl Session {
+    pub(crate) fn open(&mut self) -> Option<&mut Open> {
+        match &mut self.phase {
+            Phase::Open(open) => Some(open),
+            Phase::Hello { .. } | Phase::Verifying { .. } | Phase::Opening { .. } | Phase::Closing { .. } => None,
+        }
+    }
+
+    /// Whose session it is, from the moment the owner was asked.
+    pub(crate) fn owner_knows(&self) -> Option<(UserId, DeviceId)> {
+        match &self.phase {
+            Phase::Open(open) => Some((open.user, open.device)),
+            Phase::Opening { claims, .. } => Some((claims.user, claims.device)),
+            Phase::Closing { opened } => *opened,
+            Phase::Hello { .. } | Phase::Verifying { .. } => None,
+        }
+    }
+}
