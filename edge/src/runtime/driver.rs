@@ -1,0 +1,148 @@
+//! One thread's view of the kernel: what a shard sleeps on. Readiness and sleep futures stay alive across turns, because dropping one
+//! costs a cancellation. Never reads or writes UDP itself.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::net::{TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use std::{fmt, future, io};
+
+use tern_protocol::SessionId;
+
+use super::tcp::{Readiness, Tcp};
+
+/// What a shard waits for on its UDP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UdpInterest {
+    /// Datagrams to read: the socket was read until it was empty.
+    pub(crate) read: bool,
+    /// Room to write: a datagram did not fit.
+    pub(crate) write: bool,
+}
+
+/// Waits for one shard's sources.
+pub(crate) struct Driver {
+    udp: Rc<monoio::net::udp::UdpSocket>,
+    udp_read: Watch,
+    udp_write: Watch,
+    bell: Rc<monoio::net::udp::UdpSocket>,
+    bell_read: Watch,
+    sleep: Pin<Box<monoio::time::Sleep>>,
+    /// When `sleep` fires. Moved only to earlier; it fires for nothing rather than be armed for each packet.
+    sleep_until: Instant,
+    tcp: Rc<TcpQueue>,
+}
+
+/// What became ready, as the tasks that wait for TCP sockets report it.
+#[derive(Default)]
+struct TcpQueue {
+    ready: RefCell<Vec<(SessionId, Readiness)>>,
+    shard: RefCell<Option<Waker>>,
+}
+
+/// A readiness future, if one is in flight.
+#[derive(Default)]
+struct Watch(Option<Pin<Box<dyn Future<Output = io::Result<()>>>>>);
+
+/// Far enough that nothing depends on it.
+const FAR: Duration = Duration::from_secs(24 * 3600);
+
+impl Driver {
+    /// Watches a shard's UDP socket and bell. Only inside of `Runtime::block_on`.
+    pub(crate) fn new(udp: &UdpSocket, bell: &impl AsFd, now: Instant) -> io::Result<Self> {
+        let watch = |fd: std::os::fd::OwnedFd| monoio::net::udp::UdpSocket::from_std(fd.into()).map(Rc::new);
+        let sleep_until = now + FAR;
+        Ok(Self {
+            udp: watch(udp.as_fd().try_clone_to_owned()?)?,
+            udp_read: Watch::default(),
+            udp_write: Watch::default(),
+            // An event counter, not a socket: all that is asked of it is readiness, which is the same for both.
+            bell: watch(bell.as_fd().try_clone_to_owned()?)?,
+            bell_read: Watch::default(),
+            sleep: Box::pin(monoio::time::sleep_until(sleep_until.into())),
+            sleep_until,
+            tcp: Rc::default(),
+        })
+    }
+
+    /// Sleeps until something of interest is ready, the bell rings, a TCP socket is ready, or the time has come.
+    ///
+    /// Returns which of the UDP interests are ready. Everything else the shard looks at by itself after each sleep.
+    pub(crate) async fn wait(&mut self, interest: UdpInterest, until: Option<Instant>) -> UdpInterest {
+        if let Some(until) = until
+            && until < self.sleep_until
+        {
+            self.sleep_until = until;
+            self.sleep.as_mut().reset(until.into());
+        }
+        future::poll_fn(|cx| self.poll_wait(cx, interest)).await
+    }
+
+    fn poll_wait(&mut self, cx: &mut Context<'_>, interest: UdpInterest) -> Poll<UdpInterest> {
+        let udp = &self.udp;
+        let read = interest.read && self.udp_read.poll(cx, || Rc::clone(udp), |udp| async move { udp.readable(false).await });
+        let write = interest.write && self.udp_write.poll(cx, || Rc::clone(udp), |udp| async move { udp.writable(false).await });
+        let bell = &self.bell;
+        let rung = self.bell_read.poll(cx, || Rc::clone(bell), |bell| async move { bell.readable(false).await });
+        let slept = self.sleep.as_mut().poll(cx).is_ready();
+        if slept {
+            self.sleep_until += FAR;
+            self.sleep.as_mut().reset(self.sleep_until.into());
+        }
+        let tcp = !self.tcp.ready.borrow().is_empty();
+        if read || write || rung || slept || tcp {
+            return Poll::Ready(UdpInterest { read, write });
+        }
+        *self.tcp.shard.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Takes a socket over from another thread's runtime.
+    pub(crate) fn adopt(&self, socket: TcpStream) -> io::Result<Tcp> {
+        Tcp::new(socket)
+    }
+
+    /// Reports once, under this session, when the socket is ready. Does nothing if it is watched for this already.
+    pub(crate) fn watch(&self, tcp: &Tcp, readiness: Readiness, session: SessionId) {
+        let Some(waiter) = tcp.arm(readiness) else { return };
+        let queue = Rc::clone(&self.tcp);
+        monoio::spawn(async move {
+            let readiness = waiter.wait().await;
+            queue.ready.borrow_mut().push((session, readiness));
+            if let Some(shard) = queue.shard.borrow_mut().take() {
+                shard.wake();
+            }
+        });
+    }
+
+    /// Moves what became ready to `into`. A session in it may have ended meanwhile.
+    pub(crate) fn take_tcp(&mut self, into: &mut Vec<(SessionId, Readiness)>) {
+        into.append(&mut self.tcp.ready.borrow_mut());
+    }
+}
+
+impl Watch {
+    /// Whether it has fired; arms it first if nothing is in flight.
+    fn poll<S, F>(&mut self, cx: &mut Context<'_>, socket: impl FnOnce() -> S, arm: impl FnOnce(S) -> F) -> bool
+    where
+        F: Future<Output = io::Result<()>> + 'static,
+    {
+        let watch = self.0.get_or_insert_with(|| Box::pin(arm(socket())));
+        // An error counts as ready: the next receive says which.
+        let ready = watch.as_mut().poll(cx).is_ready();
+        if ready {
+            self.0 = None;
+        }
+        ready
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("sleep_until", &self.sleep_until).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,90 @@
+//! Numbers for live things: a dense slot that is used again, and a generation that is not, so that a late message for a session
+//! that has ended finds nothing instead of its successor. Never allocates per item beyond its own vector.
+
+use tern_protocol::SessionId;
+
+/// Values by [`SessionId`]: slot in the low half, generation in the high.
+#[derive(Debug)]
+pub(crate) struct Slots<T> {
+    slots: Vec<Slot<T>>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u32,
+    value: Option<T>,
+}
+
+impl<T> Slots<T> {
+    pub(crate) const fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// Puts a value into a free slot under an id that was never used before (until a slot has been used 2^32 times).
+    pub(crate) fn insert(&mut self, value: T) -> SessionId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, value: None });
+            u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 sessions fit in memory")
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.value = Some(value);
+        SessionId::from_raw(u64::from(slot.generation) << 32 | u64::from(index))
+    }
+
+    pub(crate) fn get(&self, id: SessionId) -> Option<&T> {
+        let slot = self.slots.get(index_of(id))?;
+        if slot.generation == generation_of(id) { slot.value.as_ref() } else { None }
+    }
+
+    pub(crate) fn remove(&mut self, id: SessionId) -> Option<T> {
+        let slot = self.slots.get_mut(index_of(id))?;
+        if slot.generation != generation_of(id) {
+            return None;
+        }
+        let value = slot.value.take()?;
+        self.free.extend(u32::try_from(index_of(id)));
+        Some(value)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Every value with its id, in slot order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionId, &T)> {
+        self.slots.iter().zip(0u64..).filter_map(|(slot, index)| {
+            let id = SessionId::from_raw(u64::from(slot.generation) << 32 | index);
+            slot.value.as_ref().map(|value| (id, value))
+        })
+    }
+}
+
+const fn index_of(id: SessionId) -> usize {
+    (id.raw() & 0xffff_ffff) as usize
+}
+
+const fn generation_of(id: SessionId) -> u32 {
+    (id.raw() >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_used_again_under_another_id() {
+        let mut slots = Slots::new();
+        let first = slots.insert("ada");
+        assert_eq!(slots.get(first), Some(&"ada"));
+        assert_eq!(slots.remove(first), Some("ada"));
+        let second = slots.insert("bob");
+        assert_ne!(first, second);
+        assert_eq!(second.raw() & 0xffff_ffff, 0, "the slot is dense");
+        assert_eq!(slots.get(first), None);
+        assert_eq!(slots.remove(first), None);
+        assert_eq!(slots.len(), 1);
+        assert_eq!(slots.iter().collect::<Vec<_>>(), [(second, &"bob")]);
+    }
+}
