@@ -70,14 +70,15 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> R
     log_report(&report);
 
     let start = |name, body| Running::start(name, body).map_err(OpenError::io(directory, "start a thread"));
-    let journal = start("tern-journal", Box::new(move || Ok(writer.run())))?;
+    let journal = start("tern-journal", Box::new(move || writer.run()))?;
     let (status_of_view, thread) = (Arc::clone(&status), journal.thread.clone());
     let view_writer = ViewWriter::new(view.clone(), applied, lanes.view, &config, synced, status_of_view, thread);
     let view_writing = start("tern-view-w", Box::new(move || view_writer.run()))?;
+    status.view_thread.set(view_writing.thread.clone()).ok();
     let mut readers = Vec::new();
     for lanes in lanes.readers {
         let reader = Reader { view: view.clone(), status: Arc::clone(&status), lanes };
-        readers.push(start("tern-view-r", Box::new(move || Ok(reader.run())))?);
+        readers.push(start("tern-view-r", Box::new(move || reader.run()))?);
     }
     let limits = ShardLimits {
         partitions: config.partitions,

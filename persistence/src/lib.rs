@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod embedded;
 mod error;
@@ -19,3 +19,6 @@ pub use error::{OpenError, ShutdownError};
 pub use journal::{Cut, RecoveryReport};
 pub use status::{Counters, Health, State};
 pub use store::{ShardStore, StoreCounters};
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,9 @@
 //! except that a failure is told to the shards here.
 
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// How one part of the store is.
@@ -120,6 +121,8 @@ pub(crate) struct Status {
     pub(crate) journal_wants_room: AtomicBool,
     /// The journal is out of segments: a checkpoint of the view would free some.
     pub(crate) journal_wants_segment: AtomicBool,
+    /// Woken when the journal is out of segments.
+    pub(crate) view_thread: OnceLock<Thread>,
     wait: AtomicU8,
     space_low: AtomicBool,
     /// Start of the running commit, microseconds since `start`, plus 1; 0 when none runs.
@@ -169,6 +172,7 @@ impl Status {
             queues: (0..shards).map(|_| Queues::default()).collect(),
             journal_wants_room: AtomicBool::new(false),
             journal_wants_segment: AtomicBool::new(false),
+            view_thread: OnceLock::new(),
             wait: AtomicU8::new(Wait::None as u8),
             space_low: AtomicBool::new(false),
             commit_started: AtomicU64::new(0),
@@ -236,6 +240,16 @@ impl Status {
             Wait::None => tracing::info!("journal goes on"),
             Wait::View => tracing::warn!("journal waits: every segment holds commands that the view does not have yet"),
             Wait::Space => tracing::warn!("journal waits: no disk space for another segment"),
+        }
+    }
+
+    /// Asks the view to sync, so that segments come free.
+    pub(crate) fn want_segment(&self) {
+        self.set_wait(Wait::View);
+        if !self.journal_wants_segment.swap(true, SeqCst)
+            && let Some(view) = self.view_thread.get()
+        {
+            view.unpark();
         }
     }
 

@@ -1,4 +1,5 @@
 //! The embedded backend passes the conformance suite.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use tern_persistence::conformance::{Backend, Bounds, SMALL_MAX, Setup};
 use tern_persistence::{Bell, Embedded, EmbeddedConfig, EmbeddedHandle, ShardStore, conformance_tests, open};

@@ -3,7 +3,7 @@
 
 mod log;
 mod view;
-mod world;
+pub(crate) mod world;
 
 use std::path::PathBuf;
 

@@ -101,6 +101,20 @@ impl<'a, B: Backend> World<'a, B> {
         self.backend.crash(self.running);
     }
 
+    /// What keeps the backend running.
+    #[cfg(test)]
+    pub(crate) fn running(&self) -> &B::Running {
+        &self.running
+    }
+
+    /// Takes at most one thing.
+    #[cfg(test)]
+    pub(crate) fn poll_once(&mut self, shard: usize) {
+        if let Some(input) = self.ends[shard].poll() {
+            self.take(shard, input);
+        }
+    }
+
     /// Takes everything that there is at the moment.
     pub(crate) fn turn(&mut self) {
         for shard in 0..self.ends.len() {

@@ -58,6 +58,9 @@ pub(crate) struct Found {
     before: Vec<u64>,
 }
 
+/// A segment without a valid opening.
+type Unopened = (PathBuf, File);
+
 /// Where a batch with commands for the owners lies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
@@ -153,7 +156,7 @@ fn content(batch: Bytes, header: Header) -> Bytes {
 }
 
 /// All segments: those with a valid opening, and the others. Removes what an interrupted creation left.
-fn list(directory: &Path, key: u64) -> Result<(Vec<Found>, Vec<(PathBuf, File)>), OpenError> {
+fn list(directory: &Path, key: u64) -> Result<(Vec<Found>, Vec<Unopened>), OpenError> {
     let (mut found, mut unopened) = (Vec::new(), Vec::new());
     let entries = std::fs::read_dir(directory).map_err(OpenError::io(directory, "list it"))?;
     for entry in entries {
@@ -187,7 +190,7 @@ fn list(directory: &Path, key: u64) -> Result<(Vec<Found>, Vec<(PathBuf, File)>)
 /// The newest segment before which the view has everything. Refuses when there is none, or when an opening is damaged that matters.
 fn starting_segment(
     found: &[Found],
-    unopened: &[(PathBuf, File)],
+    unopened: &[Unopened],
     directory: &Path,
     applied: &[u64],
     key: u64,

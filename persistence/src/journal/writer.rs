@@ -156,12 +156,12 @@ impl Writer {
         self.report.clone()
     }
 
-    /// Replays, then serves until the store is stopped.
-    pub(crate) fn run(mut self) {
+    /// Replays, then serves until the store is stopped. A failure is in the status, not in what this returns.
+    pub(crate) fn run(mut self) -> Result<(), String> {
         let journal = std::thread::current();
         let replayed = self.recovered.take().is_none_or(|recovered| self.replay(&recovered));
         if !replayed {
-            return;
+            return Ok(());
         }
         if self.segments.writable().is_some() {
             self.segments.prepare_ahead(&journal);
@@ -174,6 +174,7 @@ impl Writer {
             }
         }
         self.finish(&journal);
+        Ok(())
     }
 
     /// Hands the owners what the view does not have; returns whether to go on.
@@ -219,8 +220,7 @@ impl Writer {
                 Ok(()) => self.status.set_wait(Wait::None),
                 Err(Shortage::Preparing) => return Turn::Blocked,
                 Err(Shortage::View) => {
-                    self.status.set_wait(Wait::View);
-                    self.status.journal_wants_segment.store(true, SeqCst);
+                    self.status.want_segment();
                     return Turn::Blocked;
                 }
                 Err(Shortage::Space) => {

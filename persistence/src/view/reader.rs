@@ -37,7 +37,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// Answers until the store is stopped.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self) -> Result<(), String> {
         while !self.status.is_stopped() {
             let mut answered = 0;
             for lane in &mut self.lanes {
@@ -47,6 +47,7 @@ impl Reader {
                 std::thread::park_timeout(IDLE_PARK);
             }
         }
+        Ok(())
     }
 }
 

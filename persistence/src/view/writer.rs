@@ -142,7 +142,9 @@ impl ViewWriter {
     }
 
     fn pause(&self) -> Duration {
-        if self.unsynced {
+        if self.unsynced && self.status.journal_wants_segment.load(SeqCst) {
+            CHECKPOINT_PAUSE
+        } else if self.unsynced {
             self.checkpoint_interval.saturating_sub(self.synced_at.elapsed()).clamp(Duration::from_millis(1), IDLE_PARK)
         } else {
             IDLE_PARK
