@@ -140,7 +140,9 @@ impl Conversation {
                     this.title = row.title.into();
                 }
                 Some(Part::Member(user)) => {
-                    this.members.insert(user, Member { row: stored::decode_row(value)?, delivered: Seq::ZERO });
+                    let row: MemberRow = stored::decode_row(value)?;
+                    // What was read has arrived; how much more has, the devices will say.
+                    this.members.insert(user, Member { row, delivered: Seq::from_raw(row.read) });
                 }
                 Some(Part::Device(_) | Part::Directory(_)) | None => return Err(FrameError::Archive),
             }
@@ -207,7 +209,10 @@ impl Conversation {
         if let Ok((kind, archive)) = frame::open(bytes) {
             effects.answer = self.dispatch(at, actor, kind, archive, target, &mut effects);
         }
-        effects.rows.push(self.main_row());
+        // What was refused for a conversation that nobody made leaves nothing behind.
+        if self.exists() {
+            effects.rows.push(self.main_row());
+        }
         self.window.trim(self.head, at.stored, at.config.has(Sabotage::WindowRetention));
         effects
     }

@@ -206,23 +206,23 @@ pub enum ToSessions {
         /// A conversation that the user is in by this command.
         joined: Option<ConversationId>,
     },
-    /// What was found of a user; `None`: there is none.
+    /// What was found of a user.
     Found {
         /// Which session.
         session: SessionId,
         /// Which question.
         gather: u64,
         /// The user.
-        profile: Option<Box<FoundUser>>,
+        profile: Found<Box<FoundUser>>,
     },
-    /// What was found of a name; `None`: nobody has it.
+    /// What was found of a name.
     FoundName {
         /// Which session.
         session: SessionId,
         /// Which question.
         gather: u64,
         /// The user.
-        user: Option<UserId>,
+        user: Found<UserId>,
     },
     /// A member's cursors.
     Receipt {
@@ -268,6 +268,23 @@ pub enum ToSessions {
         /// In or out.
         joined: bool,
     },
+}
+
+/// What became of a look-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found<T> {
+    /// This.
+    This(T),
+    /// There is none.
+    Nobody,
+    /// The owner has too much to load: it may be asked again.
+    Busy,
+}
+
+impl<T> From<Option<T>> for Found<T> {
+    fn from(found: Option<T>) -> Self {
+        found.map_or(Self::Nobody, Self::This)
+    }
 }
 
 /// Who is told of a receipt.

@@ -306,7 +306,7 @@ impl Sessions {
                 self.answer(cx, session, frame, command);
             }
             ToSessions::Found { session, gather, profile } => {
-                self.on_found(cx, session, gather, profile.map(|found| *found));
+                self.on_found(cx, session, gather, profile);
             }
             ToSessions::FoundName { session, gather, user } => self.on_found_name(cx, session, gather, user),
             ToSessions::Receipt { conversation, user, read, read_visible, delivered, audience } => {

@@ -54,7 +54,7 @@ impl Conversation {
         self.create(at, actor, request, &f.title, out)?;
         self.add(at, actor, role::OWNER, out);
         for user in users {
-            self.add(at, user, role::MEMBER, out);
+            self.add_next(at, user, role::MEMBER, out);
             self.member_event(at, actor, request, event::ADDED, user, role::MEMBER, out)?;
         }
         Ok((Seq::from_raw(1), self.created))
@@ -68,6 +68,12 @@ impl Conversation {
         out: &mut Effects,
     ) -> Outcome {
         let request = RequestId::from_raw(f.request.to_native());
+        // A late copy of a request does not bring back somebody who was removed since.
+        if let Some(done) =
+            self.window.answered(self.head, actor, request).filter(|done| done.head.kind == event::JOINED)
+        {
+            return Ok((done.head.seq, done.head.time));
+        }
         if let Some(member) = self.members.get(&actor) {
             return Ok((Seq::from_raw(member.row.join), self.time_of(Seq::from_raw(member.row.join))));
         }
@@ -111,12 +117,12 @@ impl Conversation {
         out: &mut Effects,
     ) -> Outcome {
         let request = RequestId::from_raw(f.request.to_native());
+        if let Some(done) = self.window.answered(self.head, actor, request) {
+            return Ok((done.head.seq, done.head.time));
+        }
         self.member(at, actor)?;
         if !self.is_group() {
             return Err(RejectCode::Forbidden);
-        }
-        if let Some(done) = self.window.answered(self.head, actor, request) {
-            return Ok((done.head.seq, done.head.time));
         }
         let mut users: Vec<UserId> = f.users.iter().map(|user| UserId::from_raw(user.to_native())).collect();
         users.sort_unstable();
@@ -134,10 +140,10 @@ impl Conversation {
     pub(super) fn kick(&mut self, at: At<'_>, actor: UserId, f: &client::ArchivedKick, out: &mut Effects) -> Outcome {
         let request = RequestId::from_raw(f.request.to_native());
         let user = UserId::from_raw(f.user.to_native());
-        let member = self.member(at, actor)?;
         if let Some(done) = self.window.answered(self.head, actor, request).filter(|done| done.head.subject == user) {
             return Ok((done.head.seq, done.head.time));
         }
+        let member = self.member(at, actor)?;
         let subject = self.members.get(&user).ok_or(RejectCode::UnknownUser)?;
         let allowed = self.is_group() && member.role >= role::ADMIN && member.role > subject.row.role;
         if !allowed && at.config.has(Sabotage::Permission) {
@@ -156,10 +162,10 @@ impl Conversation {
     ) -> Outcome {
         let request = RequestId::from_raw(f.request.to_native());
         let user = UserId::from_raw(f.user.to_native());
-        let member = self.member(at, actor)?;
         if let Some(done) = self.window.answered(self.head, actor, request) {
             return Ok((done.head.seq, done.head.time));
         }
+        let member = self.member(at, actor)?;
         if !(role::MEMBER..=role::OWNER).contains(&f.role) || user == actor {
             return Err(RejectCode::Invalid);
         }

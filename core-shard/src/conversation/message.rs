@@ -22,7 +22,6 @@ impl Conversation {
         let reply_to = f.reply_to.to_native();
         let mentions: Vec<u64> = f.mentions.iter().map(|user| user.to_native()).collect();
         let print = fingerprint(event::MESSAGE, f.content, reply_to, mentions.iter().copied(), &f.body);
-        self.member(at, actor)?;
         if let Some(done) = self.once(at, actor, request, f.known.to_native(), print)? {
             return Ok(done);
         }
@@ -54,7 +53,6 @@ impl Conversation {
         let request = RequestId::from_raw(f.request.to_native());
         let target = Seq::from_raw(f.target.to_native());
         let print = fingerprint(event::EDITED, f.content, target.raw(), std::iter::empty(), &f.body);
-        self.member(at, actor)?;
         if let Some(done) = self.once(at, actor, request, f.known.to_native(), print)? {
             return Ok(done);
         }
@@ -86,10 +84,10 @@ impl Conversation {
         let request = RequestId::from_raw(f.request.to_native());
         let target = Seq::from_raw(f.target.to_native());
         let print = fingerprint(event::RECALLED, 0, target.raw(), std::iter::empty(), &[]);
-        let member = self.member(at, actor)?;
         if let Some(done) = self.once(at, actor, request, f.known.to_native(), print)? {
             return Ok(done);
         }
+        let member = self.member(at, actor)?;
         let old = self.message(target, loaded)?;
         if old.head.sender != actor && member.role < role::ADMIN && at.config.has(Sabotage::Permission) {
             return Err(RejectCode::Forbidden);
@@ -129,7 +127,8 @@ impl Conversation {
         Ok((Seq::from_raw(seq), at.time))
     }
 
-    /// Whether this request was done before: then the same answer again. A resend that is too old to tell is refused.
+    /// Whether this request was done before: then the same answer again, also to somebody who is no longer a member.
+    /// A stranger is refused, and a resend that is too old to tell.
     pub(super) fn once(
         &self,
         at: At<'_>,
@@ -139,7 +138,7 @@ impl Conversation {
         fingerprint: u64,
     ) -> Result<Option<(Seq, Timestamp)>, RejectCode> {
         if !at.config.has(Sabotage::Dedup) {
-            return Ok(None);
+            return self.member(at, actor).map(|_| None);
         }
         if let Some(before) = self.window.answered(self.head, actor, request) {
             return match before.fingerprint {
@@ -147,6 +146,7 @@ impl Conversation {
                 Some(_) | None => Ok(Some((before.head.seq, before.head.time))),
             };
         }
+        self.member(at, actor)?;
         let too_old = known != KNOWN_FRESH && known.saturating_add(DEDUP_WINDOW) < self.head.raw();
         if too_old { Err(RejectCode::CatchUpFirst) } else { Ok(None) }
     }

@@ -13,7 +13,7 @@ use crate::config::Sabotage;
 use crate::context::Context;
 use crate::conversation::{Conversation, Member, reject, to_bytes};
 use crate::io::Order;
-use crate::message::{Audience, FoundUser, Missing, Place, ToOwner, ToSessions, Watching};
+use crate::message::{Audience, Found, FoundUser, Missing, Place, ToOwner, ToSessions, Watching};
 use crate::user::User;
 
 /// Most bytes of events that a resume is answered with; beyond it the client pages. Unit: bytes.
@@ -49,11 +49,11 @@ impl Owner {
                 }
             }
             (Some(State::User(user)), ToOwner::FindUser { place, gather, .. }) => {
-                let profile = user.exists().then(|| Box::new(found(user)));
+                let profile = user.exists().then(|| Box::new(found(user))).into();
                 cx.tell(place.shard, ToSessions::Found { session: place.session, gather, profile });
             }
             (Some(State::Account(account)), ToOwner::FindName { place, gather, .. }) => {
-                let user = account.holder().map(|(user, _)| user);
+                let user = account.holder().map(|(user, _)| user).into();
                 cx.tell(place.shard, ToSessions::FoundName { session: place.session, gather, user });
             }
             (Some(State::Conversation(conversation)), question) => {
@@ -137,10 +137,10 @@ pub(super) fn refuse(cx: &mut Context, question: ToOwner) {
             cx.answer(place, reject(request, RejectCode::Busy, BUSY_RETRY_MS));
         }
         ToOwner::FindUser { place, gather, .. } => {
-            cx.tell(place.shard, ToSessions::Found { session: place.session, gather, profile: None });
+            cx.tell(place.shard, ToSessions::Found { session: place.session, gather, profile: Found::Busy });
         }
         ToOwner::FindName { place, gather, .. } => {
-            cx.tell(place.shard, ToSessions::FoundName { session: place.session, gather, user: None });
+            cx.tell(place.shard, ToSessions::FoundName { session: place.session, gather, user: Found::Busy });
         }
         ToOwner::OpenSession { place, .. } | ToOwner::Watch { place, .. } => {
             cx.tell(place.shard, ToSessions::Close { session: place.session, code: CloseCode::Full });

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use tern_protocol::frame::{self, Frame, FrameError, Kind};
 use tern_protocol::limit::{
-    BODY_SIZE_MAX, DIRECTORY_PAGE_MAX, INVITES_MAX, MENTIONS_MAX, POSITIONS_MAX, PRESENCE_WATCH_MAX, PROFILES_MAX,
-    TITLE_SIZE_MAX,
+    BODY_SIZE_MAX, DIRECTORY_PAGE_MAX, INVITES_MAX, KNOWN_FRESH, MENTIONS_MAX, POSITIONS_MAX, PRESENCE_WATCH_MAX,
+    PROFILES_MAX, TITLE_SIZE_MAX,
 };
 use tern_protocol::server::{DirectoryPage, Head, Pong, content};
 use tern_protocol::{
@@ -26,6 +26,19 @@ const HELD_MAX: usize = 8;
 
 /// A request that is wrong in itself.
 type Checked = Result<(), RejectCode>;
+
+/// Whether a command may have been done before. The owner remembers that also of somebody who is out by now; of a first attempt it is
+/// known here that it can only be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    First,
+    /// A resend, or a kind of command that does not say.
+    Again,
+}
+
+fn attempt(known: u64) -> Attempt {
+    if known == KNOWN_FRESH { Attempt::First } else { Attempt::Again }
+}
 
 impl Sessions {
     pub(super) fn on_open_frame(&mut self, cx: &mut Context, id: SessionId, bytes: Bytes) {
@@ -63,31 +76,55 @@ impl Sessions {
             client::SendMessage::KIND => {
                 let f = frame::decode_archive::<client::SendMessage<'_>>(archive)?;
                 let checked = check_body(f.content, &f.body).and_then(|()| at_most(f.mentions.len(), MENTIONS_MAX));
-                self.command(cx, id, (f.conversation.to_native(), f.request.to_native()), checked, bytes);
+                let ids = (f.conversation.to_native(), f.request.to_native());
+                self.command(cx, id, ids, checked, attempt(f.known.to_native()), bytes);
             }
             client::EditMessage::KIND => {
                 let f = frame::decode_archive::<client::EditMessage<'_>>(archive)?;
                 let checked = check_body(f.content, &f.body);
-                self.command(cx, id, (f.conversation.to_native(), f.request.to_native()), checked, bytes);
+                let ids = (f.conversation.to_native(), f.request.to_native());
+                self.command(cx, id, ids, checked, attempt(f.known.to_native()), bytes);
             }
             client::RecallMessage::KIND => {
                 let f = frame::decode_archive::<client::RecallMessage>(archive)?;
-                self.command(cx, id, (f.conversation.to_native(), f.request.to_native()), Ok(()), bytes);
+                let ids = (f.conversation.to_native(), f.request.to_native());
+                self.command(cx, id, ids, Ok(()), attempt(f.known.to_native()), bytes);
             }
             client::MoveCursor::KIND => {
                 self.cursor(cx, id, frame::decode_archive::<client::MoveCursor>(archive)?, bytes);
             }
             client::LeaveGroup::KIND => {
                 let f = frame::decode_archive::<client::LeaveGroup>(archive)?;
-                self.command(cx, id, (f.conversation.to_native(), f.request.to_native()), Ok(()), bytes);
+                self.command(
+                    cx,
+                    id,
+                    (f.conversation.to_native(), f.request.to_native()),
+                    Ok(()),
+                    Attempt::Again,
+                    bytes,
+                );
             }
             client::Kick::KIND => {
                 let f = frame::decode_archive::<client::Kick>(archive)?;
-                self.command(cx, id, (f.conversation.to_native(), f.request.to_native()), Ok(()), bytes);
+                self.command(
+                    cx,
+                    id,
+                    (f.conversation.to_native(), f.request.to_native()),
+                    Ok(()),
+                    Attempt::Again,
+                    bytes,
+                );
             }
             client::SetRole::KIND => {
                 let f = frame::decode_archive::<client::SetRole>(archive)?;
-                self.command(cx, id, (f.conversation.to_native(), f.request.to_native()), Ok(()), bytes);
+                self.command(
+                    cx,
+                    id,
+                    (f.conversation.to_native(), f.request.to_native()),
+                    Ok(()),
+                    Attempt::Again,
+                    bytes,
+                );
             }
             client::JoinGroup::KIND => self.join(cx, id, frame::decode_archive::<client::JoinGroup>(archive)?, bytes),
             client::Invite::KIND => self.invite(cx, id, frame::decode_archive::<client::Invite<'_>>(archive)?, bytes),
@@ -119,13 +156,14 @@ impl Sessions {
         Ok(())
     }
 
-    /// A command for a conversation of which the sender must be a member.
+    /// A command for a conversation of which the sender must be a member, or have been one when it was first tried.
     fn command(
         &mut self,
         cx: &mut Context,
         id: SessionId,
         (conversation, request): (u128, u128),
         checked: Checked,
+        attempt: Attempt,
         bytes: &Bytes,
     ) {
         let conversation = ConversationId::from_raw(conversation);
@@ -134,7 +172,7 @@ impl Sessions {
         let member = open.conversations.contains_key(&conversation) || !cx.config.has(Sabotage::Permission);
         match checked {
             Err(code) => self.reject(cx, id, request, code, 0),
-            Ok(()) if !member => self.reject(cx, id, request, RejectCode::NotFound, 0),
+            Ok(()) if !member && attempt == Attempt::First => self.reject(cx, id, request, RejectCode::NotFound, 0),
             Ok(()) => self.append(cx, id, conversation, request, bytes.clone()),
         }
     }
@@ -167,11 +205,11 @@ impl Sessions {
     fn cursor(&mut self, cx: &mut Context, id: SessionId, f: &client::ArchivedMoveCursor, bytes: &Bytes) {
         let ids = (f.conversation.to_native(), f.request.to_native());
         match f.cursor {
-            client::cursor::READ => self.command(cx, id, ids, Ok(()), bytes),
+            client::cursor::READ => self.command(cx, id, ids, Ok(()), Attempt::First, bytes),
             client::cursor::DELIVERED => {
                 self.delivered(cx, id, ConversationId::from_raw(ids.0), Seq::from_raw(f.seq.to_native()));
             }
-            _ => self.command(cx, id, ids, Err(RejectCode::Invalid), bytes),
+            _ => self.command(cx, id, ids, Err(RejectCode::Invalid), Attempt::First, bytes),
         }
     }
 
@@ -201,12 +239,9 @@ impl Sessions {
         let conversation = ConversationId::from_raw(f.conversation.to_native());
         let request = RequestId::from_raw(f.request.to_native());
         let users: Vec<UserId> = f.users.iter().map(|user| UserId::from_raw(user.to_native())).collect();
-        let Some(open) = self.get(id).and_then(Session::open) else { return };
-        let member = open.conversations.contains_key(&conversation);
         let checked = if users.is_empty() { Err(RejectCode::Invalid) } else { at_most(users.len(), INVITES_MAX) };
         match checked {
             Err(code) => self.reject(cx, id, request, code, 0),
-            Ok(()) if !member => self.reject(cx, id, request, RejectCode::NotFound, 0),
             Ok(()) => self.gather(cx, id, users, Then::Append { conversation, request, frame: bytes.clone() }),
         }
     }

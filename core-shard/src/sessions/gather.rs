@@ -10,7 +10,7 @@ use super::{BUSY_RETRY_MS, Sessions};
 use crate::context::Context;
 use crate::conversation::to_bytes;
 use crate::io::Lane;
-use crate::message::{FoundUser, Place, ToOwner};
+use crate::message::{Found, FoundUser, Place, ToOwner};
 
 /// Look-ups of one session that may be under way. Unit: look-ups.
 const GATHERS_MAX: usize = 32;
@@ -48,27 +48,31 @@ impl Sessions {
             self.reject(cx, id, request, RejectCode::Busy, BUSY_RETRY_MS);
             return None;
         }
-        open.gathers.insert(gather, Gather { remaining, found: Vec::new(), unknown: false, then });
+        open.gathers.insert(gather, Gather { remaining, found: Vec::new(), refused: None, then });
         Some(gather)
     }
 
-    pub(super) fn on_found_name(&mut self, cx: &mut Context, id: SessionId, gather: u64, user: Option<UserId>) {
+    pub(super) fn on_found_name(&mut self, cx: &mut Context, id: SessionId, gather: u64, user: Found<UserId>) {
         match user {
-            Some(user) => {
+            Found::This(user) => {
                 let place = Place { shard: cx.shard(), session: id };
                 cx.ask(cx.config.placement.of_user(user), ToOwner::FindUser { place, gather, user });
             }
-            None => self.on_found(cx, id, gather, None),
+            Found::Nobody => self.on_found(cx, id, gather, Found::Nobody),
+            Found::Busy => self.on_found(cx, id, gather, Found::Busy),
         }
     }
 
-    pub(super) fn on_found(&mut self, cx: &mut Context, id: SessionId, gather: u64, profile: Option<FoundUser>) {
+    pub(super) fn on_found(&mut self, cx: &mut Context, id: SessionId, gather: u64, profile: Found<Box<FoundUser>>) {
         let Some(open) = self.get(id).and_then(Session::open) else { return };
         let Some(state) = open.gathers.get_mut(&gather) else { return };
         state.remaining = state.remaining.saturating_sub(1);
-        state.unknown |= profile.is_none();
-        if matches!(state.then, Then::Answer(_)) {
-            state.found.extend(profile);
+        match profile {
+            Found::This(profile) if matches!(state.then, Then::Answer(_)) => state.found.push(*profile),
+            Found::This(_) => {}
+            Found::Nobody => state.refused = state.refused.or(Some(RejectCode::UnknownUser)),
+            // Not knowing says nothing of whether they exist.
+            Found::Busy => state.refused = Some(RejectCode::Busy),
         }
         if state.remaining == 0 {
             self.finish(cx, id, gather);
@@ -79,6 +83,11 @@ impl Sessions {
         let Some(state) = self.get(id).and_then(Session::open).and_then(|open| open.gathers.remove(&gather)) else {
             return;
         };
+        let (Then::Answer(request) | Then::Append { request, .. }) = &state.then;
+        if state.refused == Some(RejectCode::Busy) {
+            cx.counters.busy += 1;
+            return self.reject(cx, id, *request, RejectCode::Busy, BUSY_RETRY_MS);
+        }
         match state.then {
             Then::Answer(request) => {
                 let mut profiles: Vec<Profile> = state
@@ -93,7 +102,9 @@ impl Sessions {
                 profiles.sort_unstable_by_key(|profile| profile.user);
                 self.push(cx, id, Lane::Control, to_bytes(&Profiles { request: request.raw(), profiles }));
             }
-            Then::Append { request, .. } if state.unknown => self.reject(cx, id, request, RejectCode::UnknownUser, 0),
+            Then::Append { request, .. } if state.refused.is_some() => {
+                self.reject(cx, id, request, RejectCode::UnknownUser, 0);
+            }
             Then::Append { conversation, request, frame } => self.append(cx, id, conversation, request, frame),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use tern_protocol::{ConversationId, DeviceId, RequestId, Seq, SessionId, Timestamp, UserId};
+use tern_protocol::{ConversationId, DeviceId, RejectCode, RequestId, Seq, SessionId, Timestamp, UserId};
 
 use super::outbox::Outbox;
 use super::rate::Bucket;
@@ -87,8 +87,8 @@ pub(crate) struct Gather {
     /// Answers that are missing.
     pub(crate) remaining: usize,
     pub(crate) found: Vec<FoundUser>,
-    /// Somebody does not exist.
-    pub(crate) unknown: bool,
+    /// Why it cannot go on: somebody does not exist, or could not be looked up.
+    pub(crate) refused: Option<RejectCode>,
     pub(crate) then: Then,
 }
 
