@@ -1,0 +1,25 @@
+//! Exactly what CI runs, in its order: cheap checks first, the README's test command last.
+
+use crate::shell::{cargo, run};
+use crate::tidy;
+
+/// Seeds of the simulator in each run.
+const SWARM_SEEDS: &str = "200";
+/// Rounds of the kill test in each run; by hand it does 20 and more.
+const KILL_ROUNDS: &str = "4";
+
+/// Runs all of it.
+///
+/// # Errors
+/// The first part that failed.
+pub(crate) fn all(_words: &[String]) -> Result<(), String> {
+    run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
+    tidy::run()?;
+    run("clippy", &mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut docs = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
+    run("documents", docs.env("RUSTDOCFLAGS", "-D warnings"))?;
+    run("swarm", &mut cargo(&["xtask", "swarm", "--seeds", SWARM_SEEDS]))?;
+    run("kill test", &mut cargo(&["xtask", "kill-test", "--rounds", KILL_ROUNDS]))?;
+    run("benches, once", &mut cargo(&["test", "--package", "tern-bench", "--benches"]))?;
+    run("tests", &mut cargo(&["test", "--workspace"]))
+}

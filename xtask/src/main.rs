@@ -1,0 +1,33 @@
+//! `cargo xtask`: the project's own commands. Picks one and runs it; each is a file here.
+
+mod ci;
+mod shell;
+mod tidy;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  ci      everything that CI runs, in its order
+  tidy    what no compiler checks: headers, lengths, paths and facts in documents
+";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next();
+    let rest: Vec<String> = args.collect();
+    let outcome = match command.as_deref() {
+        Some("ci") => ci::all(&rest),
+        Some("tidy") => tidy::run(),
+        Some(other) => Err(format!("there is no command {other:?}\n\n{HELP}")),
+        None => Err(HELP.to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            shell::say(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
