@@ -54,6 +54,9 @@ impl Sessions {
     ) {
         let Some(local) = self.locals.get_mut(&conversation) else { return };
         local.advance(&event, frame);
+        if event.kind == event::MESSAGE && conversation.peer_of(event.sender).is_some() {
+            local.set_cursors(event.sender, event.seq, event.seq);
+        }
         let lane = lane_of(conversation);
         let sessions = std::mem::take(&mut local.sessions);
         let mut gone: Vec<SessionId> = Vec::new();
