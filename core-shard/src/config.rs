@@ -59,6 +59,21 @@ pub enum Sabotage {
 }
 
 impl ShardConfig {
+    /// One shard of a deployment, everything else at its default: run 0, seed 0, the beginning of time, the default limits.
+    #[must_use]
+    pub fn new(shard: ShardId, placement: Placement) -> Self {
+        Self {
+            shard,
+            placement,
+            run: 0,
+            hash_seed: 0,
+            now: Timestamp::ZERO,
+            limits: Limits::default(),
+            #[cfg(feature = "sabotage")]
+            sabotage: None,
+        }
+    }
+
     /// Whether a mechanism works. Always true outside tests.
     #[cfg(feature = "sabotage")]
     pub(crate) fn has(&self, mechanism: Sabotage) -> bool {

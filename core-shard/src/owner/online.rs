@@ -82,6 +82,9 @@ impl Online {
     /// A shard wants to know, and is told at once how it stands.
     pub(crate) fn watch(&mut self, cx: &mut Context, user: UserId, shard: ShardId) {
         let presence = self.users.entry(user).or_default();
+        if presence.watchers == 0 {
+            presence.announced = presence.is_online();
+        }
         presence.watchers |= bit(shard);
         cx.tell(shard, ToSessions::Presence { user, online: presence.is_online(), last_seen: presence.last_seen });
     }

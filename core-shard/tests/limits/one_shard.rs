@@ -1,0 +1,299 @@
+//! One shard with a log and a view that answer at once, and clients that are driven frame by frame. For tests of limits and refusals;
+//! what goes wrong between the parts is the simulator's business.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use tern_core_shard::io::{
+    AppendFailure, Claims, Ending, Input, Lane, Logged, Order, Output, Record, Reply, Request, Table, ViewQuery,
+    ViewReply,
+};
+use tern_core_shard::{Limits, Shard, ShardConfig};
+use tern_protocol::frame::{self, Encode, Frame};
+use tern_protocol::limit::DELIVERY_LANE_COUNT;
+use tern_protocol::placement::Placement;
+use tern_protocol::server::{Ack, Reject};
+use tern_protocol::{
+    CloseCode, ConversationId, DeviceId, PartitionId, Position, RejectCode, RequestId, SessionId, ShardId, Timestamp,
+    UserId, client, stored,
+};
+
+/// A shard that owns everything.
+pub(crate) struct OneShard {
+    pub(crate) shard: Shard,
+    pub(crate) now: Timestamp,
+    positions: BTreeMap<PartitionId, Position>,
+    rows: BTreeMap<(Table, Bytes), Bytes>,
+    /// The log refuses commands of sessions like this.
+    pub(crate) refuse: Option<AppendFailure>,
+    /// Commands wait here instead of being logged.
+    pub(crate) hold: Option<VecDeque<(PartitionId, Record)>>,
+    /// The view does not answer.
+    pub(crate) silent_view: bool,
+    pub(crate) closed: BTreeMap<SessionId, CloseCode>,
+    replies: BTreeMap<u64, Reply>,
+    next: u64,
+}
+
+impl OneShard {
+    pub(crate) fn new(limits: Limits) -> Self {
+        let now = Timestamp::from_raw(1_800_000_000_000_000);
+        let config = ShardConfig {
+            shard: ShardId::from_raw(0),
+            placement: Placement::new(4, 1),
+            run: 1,
+            hash_seed: 0,
+            now,
+            limits,
+            sabotage: None,
+        };
+        let mut this = Self {
+            shard: Shard::new(config),
+            now,
+            positions: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            refuse: None,
+            hold: None,
+            silent_view: false,
+            closed: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            next: 0,
+        };
+        this.input(Input::CaughtUp);
+        this
+    }
+
+    /// Gives an input and performs what comes of it, until nothing does.
+    pub(crate) fn input(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            self.shard.handle(self.now, input);
+            while let Some(output) = self.shard.poll_output() {
+                self.perform(output, &mut inputs);
+            }
+        }
+    }
+
+    fn perform(&mut self, output: Output, inputs: &mut VecDeque<Input>) {
+        match output {
+            Output::VerifyToken { session, token } => {
+                inputs.push_back(Input::Token { session, verdict: verify(&token) });
+            }
+            Output::Close { session, code } => {
+                self.closed.insert(session, code);
+            }
+            Output::Append { partition, record } => match (&mut self.hold, self.refuse) {
+                (Some(held), _) if record.head.actor != 0 => held.push_back((partition, record)),
+                (_, Some(failure)) if record.head.actor != 0 => {
+                    inputs.push_back(Input::AppendFailed { partition, record, failure });
+                }
+                _ => inputs.push_back(self.logged(partition, record)),
+            },
+            Output::View { ticket, query } => {
+                if !self.silent_view {
+                    inputs.push_back(Input::Viewed { ticket, reply: Ok(self.answer(&query)) });
+                }
+            }
+            Output::Store { partition, position, rows } => {
+                for row in rows {
+                    match row.value {
+                        Some(value) => self.rows.insert((row.table, row.key), value),
+                        None => self.rows.remove(&(row.table, row.key)),
+                    };
+                }
+                inputs.push_back(Input::Stored { partition, position });
+            }
+            Output::Message { to, .. } => panic!("a single shard sent to {to}"),
+            Output::Reply { ticket, reply } => {
+                self.replies.insert(ticket, reply);
+            }
+        }
+    }
+
+    fn logged(&mut self, partition: PartitionId, record: Record) -> Input {
+        let position = self.positions.entry(partition).or_default();
+        *position = position.next();
+        Input::Logged(Logged { partition, position: *position, time: self.now, record })
+    }
+
+    /// Logs the commands that were held.
+    pub(crate) fn release(&mut self) {
+        for (partition, record) in self.hold.take().unwrap_or_default() {
+            let logged = self.logged(partition, record);
+            self.input(logged);
+        }
+    }
+
+    fn answer(&self, query: &ViewQuery) -> ViewReply {
+        match query {
+            ViewQuery::Entity { entity, events_max } => {
+                let prefix = stored::entity_key(entity);
+                let entities =
+                    self.rows.iter().filter(|((table, key), _)| *table == Table::Entities && key.starts_with(&prefix));
+                let rows = entities.map(|((_, key), value)| (key.clone(), value.clone())).collect();
+                let all: Vec<Bytes> = match entity {
+                    stored::Entity::Conversation(id) => self.events(*id, 0, u64::MAX),
+                    stored::Entity::User(_) | stored::Entity::Account(_) => Vec::new(),
+                };
+                ViewReply::Entity { rows, events: all[all.len().saturating_sub(*events_max)..].to_vec() }
+            }
+            ViewQuery::Events { conversation, from, to, size_max, order } => {
+                let mut all = self.events(*conversation, from.raw(), to.raw());
+                while all.len() > 1 && all.iter().map(Bytes::len).sum::<usize>() > *size_max {
+                    match order {
+                        Order::OldestFirst => all.pop(),
+                        Order::NewestFirst => Some(all.remove(0)),
+                    };
+                }
+                ViewReply::Events(all)
+            }
+        }
+    }
+
+    fn events(&self, id: ConversationId, from: u64, to: u64) -> Vec<Bytes> {
+        let inside = |key: &Bytes| {
+            let seq = u64::from_be_bytes(key[16..].try_into().unwrap());
+            key[..16] == id.raw().to_be_bytes() && (from..=to).contains(&seq)
+        };
+        let events = self.rows.iter().filter(|((table, key), _)| *table == Table::Events && inside(key));
+        events.map(|(_, frame)| frame.clone()).collect()
+    }
+
+    /// Asks as the HTTP API does.
+    pub(crate) fn request(&mut self, request: Request) -> Option<Reply> {
+        self.next += 1;
+        let ticket = self.next;
+        self.input(Input::Request { ticket, request });
+        self.replies.remove(&ticket)
+    }
+
+    /// Registers a user and logs their device 1 in.
+    pub(crate) fn user(&mut self, name: &str) -> UserId {
+        let register = Request::Register { name: name.into(), display: name.into(), password: "x".into() };
+        let Some(Reply::Registered { user }) = self.request(register) else { panic!("{name} is not registered") };
+        self.device(user, 1);
+        user
+    }
+
+    /// Logs a device in.
+    pub(crate) fn device(&mut self, user: UserId, device: u64) {
+        let device = DeviceId::from_raw(device);
+        let open = Request::OpenDevice { user, device, secret: [0; 32], name: "test".into(), devices_max: 10 };
+        assert_eq!(self.request(open), Some(Reply::DeviceOpened));
+    }
+
+    /// A connection that has said nothing.
+    pub(crate) fn connect(&mut self) -> SessionId {
+        self.next += 1;
+        let session = SessionId::from_raw(self.next | 1 << 32);
+        self.input(Input::Connected { session });
+        session
+    }
+
+    /// A connection of the user's device 1 that was welcomed.
+    pub(crate) fn open(&mut self, user: UserId) -> SessionId {
+        let session = self.connect();
+        self.send(session, &hello(&token(user, 1)));
+        session
+    }
+
+    pub(crate) fn send<F: Encode>(&mut self, session: SessionId, frame: &F) {
+        self.raw(session, frame::to_vec(frame).into());
+    }
+
+    pub(crate) fn raw(&mut self, session: SessionId, bytes: Bytes) {
+        self.input(Input::Frame { session, bytes });
+    }
+
+    pub(crate) fn disconnect(&mut self, session: SessionId, ending: Ending) {
+        self.input(Input::Disconnected { session, ending });
+    }
+
+    /// Everything that waits for a session, lane by lane.
+    pub(crate) fn take(&mut self, session: SessionId) -> Vec<Bytes> {
+        let lanes = (0..DELIVERY_LANE_COUNT).map(|lane| Lane::Delivery(u8::try_from(lane).unwrap()));
+        let lanes: Vec<Lane> = [Lane::Control].into_iter().chain(lanes).chain([Lane::Datagram]).collect();
+        let mut frames = Vec::new();
+        // Taking a frame may queue another one on a lane that was empty.
+        while let Some(frame) = lanes.iter().find_map(|lane| self.shard.pop_frame(session, *lane)) {
+            frames.push(frame);
+        }
+        frames
+    }
+
+    /// Opens the direct conversation of two users, both of them online.
+    pub(crate) fn direct(&mut self, session: SessionId, from: UserId, to: UserId) -> ConversationId {
+        self.send(session, &client::OpenDirect { request: 0xd1ec7, user: to.raw() });
+        ConversationId::direct(from, to)
+    }
+
+    /// Lets time pass.
+    pub(crate) fn wait(&mut self, span: std::time::Duration) {
+        let end = self.now.after(span);
+        while let Some(at) = self.shard.poll_timeout().filter(|at| *at <= end) {
+            self.now = at;
+            self.input(Input::Timeout);
+        }
+        self.now = end;
+    }
+}
+
+/// The token that the test's verifier takes: user and device, and what to say to them.
+pub(crate) fn token(user: UserId, device: u64) -> Vec<u8> {
+    format!("{} {device}", user.raw()).into_bytes()
+}
+
+fn verify(token: &[u8]) -> Result<Claims, CloseCode> {
+    match token {
+        b"expired" => return Err(CloseCode::ExpiredToken),
+        b"forged" => return Err(CloseCode::BadToken),
+        _ => {}
+    }
+    let text = std::str::from_utf8(token).unwrap();
+    let (user, device) = text.split_once(' ').unwrap();
+    Ok(Claims {
+        user: UserId::from_raw(user.parse().unwrap()),
+        device: DeviceId::from_raw(device.parse().unwrap()),
+        expires: Timestamp::from_raw(u64::MAX),
+    })
+}
+
+/// A hello with this token.
+pub(crate) fn hello(token: &[u8]) -> client::Hello<'_> {
+    client::Hello { user_seq: 0, token, client: b"test", positions: &[] }
+}
+
+/// A first attempt at a text message.
+pub(crate) fn text(conversation: ConversationId, request: u128, body: &[u8]) -> client::SendMessage<'_> {
+    client::SendMessage {
+        request,
+        conversation: conversation.raw(),
+        known: u64::MAX,
+        reply_to: 0,
+        content: 0,
+        mentions: &[],
+        body,
+    }
+}
+
+/// The refusals among frames.
+pub(crate) fn rejects(frames: &[Bytes]) -> Vec<(RequestId, RejectCode, u32)> {
+    let decoded = frames.iter().filter_map(|frame| frame::decode::<Reject>(frame).ok());
+    decoded
+        .map(|f| {
+            let code = RejectCode::from_raw(f.code.to_native()).unwrap();
+            (RequestId::from_raw(f.request.to_native()), code, f.retry_after.to_native())
+        })
+        .collect()
+}
+
+/// The acknowledgements among frames: request and seq.
+pub(crate) fn acks(frames: &[Bytes]) -> Vec<(u128, u64)> {
+    let decoded = frames.iter().filter_map(|frame| frame::decode::<Ack>(frame).ok());
+    decoded.map(|f| (f.request.to_native(), f.seq.to_native())).collect()
+}
+
+/// How many frames are of this type.
+pub(crate) fn count<F: Frame>(frames: &[Bytes]) -> usize {
+    frames.iter().filter(|bytes| frame::open(bytes).is_ok_and(|(kind, _)| kind == F::KIND)).count()
+}
