@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tern_core_shard::io::Record;
@@ -145,7 +145,8 @@ fn a_damaged_opening_of_the_newest_segment_is_not_taken_for_a_free_segment() {
 fn copy_backwards(from: &Path, to: &Path) {
     let (from, to) = (File::open(from).unwrap(), File::create(to).unwrap());
     let mut page = [0; 4096];
-    for at in (0..from.metadata().unwrap().len()).step_by(4096).rev() {
+    for page_index in (0..from.metadata().unwrap().len() / 4096).rev() {
+        let at = page_index * 4096;
         from.read_exact_at(&mut page, at).unwrap();
         to.write_all_at(&page, at).unwrap();
     }
@@ -156,11 +157,11 @@ fn a_copy_of_the_journal_at_any_moment_has_everything_that_was_handed_out() {
     let (rig, place, copies) =
         (Rig::tuned(|config| config.segments_max = 64), Place::new("copied"), Place::new("copies"));
     let mut world = World::open_caught_up(&rig, &place.0, PARTITIONS, 2);
-    let (durable, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let durable = AtomicU64::new(0);
     let taken = std::thread::scope(|scope| {
         let copier = scope.spawn(|| {
             let mut taken = Vec::new();
-            while !done.load(Ordering::SeqCst) {
+            while taken.len() < 6 {
                 let promised = durable.load(Ordering::SeqCst);
                 let to = copies.0.join(taken.len().to_string());
                 std::fs::create_dir_all(to.join("journal")).unwrap();
@@ -175,24 +176,24 @@ fn a_copy_of_the_journal_at_any_moment_has_everything_that_was_handed_out() {
             }
             taken
         });
-        for actor in 0..6000u64 {
-            let partition = PartitionId::from_raw((actor % 4) as u16);
-            while world.ends[(actor % 2) as usize].append(partition, record(partition, actor)).is_err() {
-                world.turn();
+        let mut accepted = 0;
+        while !copier.is_finished() {
+            for _ in 0..40 {
+                let partition = PartitionId::from_raw((accepted % 4) as u16);
+                // Not more than the segments hold, should the copies take long.
+                if accepted < 20_000 && world.ends[0].append(partition, record(partition, accepted)).is_ok() {
+                    accepted += 1;
+                }
             }
-            if actor % 40 == 0 {
-                world.turn();
-                durable.store(world.logged.len() as u64, Ordering::SeqCst);
-            }
+            world.turn();
+            durable.store(world.logged.len() as u64, Ordering::SeqCst);
         }
-        world.wait_for("all", |world| world.logged.len() == 6000);
-        done.store(true, Ordering::SeqCst);
+        world.wait_for("the rest", |world| world.logged.len() as u64 == accepted);
         copier.join().unwrap()
     });
     let order: Vec<_> = world.logged.iter().map(|(_, l)| (l.partition, l.position)).collect();
     world.crash();
-    assert!(taken.len() > 1, "copied in the middle of it");
-    for (copy, promised) in taken.into_iter().rev().take(6) {
+    for (copy, promised) in taken {
         let world = World::open_caught_up(&rig, &copy, PARTITIONS, 2);
         let there: BTreeSet<_> = world.logged.iter().map(|(_, l)| (l.partition, l.position)).collect();
         let missing = order[..promised as usize].iter().find(|handed_out| !there.contains(handed_out));
