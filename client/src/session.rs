@@ -1,0 +1,534 @@
+//! One user's live state across all connections: what was seen, what is missing, what is being said. Sans-IO: frames, commands and
+//! time go in; frames, updates and answers come out. Never knows a socket, a token or a clock.
+
+mod conversations;
+mod cursors;
+mod directory;
+mod liveness;
+mod requests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tern_protocol::client::{At, Hello, Ping, Typing, WatchPresence};
+use tern_protocol::limit::{POSITIONS_MAX, PRESENCE_WATCH_MAX};
+use tern_protocol::server::{self, HistoryPage};
+use tern_protocol::{ConversationId, Frame as _, FrameError, RejectCode, RequestId, Seq, Timestamp, UserId, frame};
+
+use crate::outbox::{Outbox, PostContent, Progress, Transmit};
+use crate::update::{Answer, Done, RequestError, Update};
+use crate::view::{ConversationView, EventView, HistoryView, MemberView, MembersView, Positions, ProfileView, Role};
+use conversations::Conversation;
+use directory::Directory;
+use liveness::{Liveness, Verdict};
+pub(crate) use requests::Query;
+use requests::{Purpose, Requests};
+
+/// A typing notice goes out at most this often. The receiver forgets one after 6 s.
+const TYPING_INTERVAL: Duration = Duration::from_secs(3);
+/// Conversations in which typing is remembered for throttling. Unit: conversations.
+const TYPING_MAX: usize = 64;
+
+/// What does not change while a session lives.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionConfig {
+    /// How long a post is tried.
+    pub(crate) send_lifetime: Duration,
+    /// Silent ping intervals after which a connection counts as dead.
+    pub(crate) missed_pongs_max: u32,
+    /// Pings are at least this frequent, whatever the server asks for.
+    pub(crate) ping_interval_max: Duration,
+    /// Random: names the session's own requests.
+    pub(crate) seed: u128,
+}
+
+/// What a welcome says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Welcomed {
+    pub(crate) user: UserId,
+    pub(crate) user_seq: u64,
+    pub(crate) ping_interval: Duration,
+}
+
+/// What the application wants.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Post { request: RequestId, conversation: ConversationId, content: PostContent },
+    Retry { request: RequestId },
+    Query { request: RequestId, query: Query },
+    MarkRead { conversation: ConversationId, seq: Seq, visible: u64 },
+    Typing { conversation: ConversationId, active: bool },
+    WatchPresence { users: Vec<UserId> },
+}
+
+/// What must be done.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Send this.
+    Frame { bytes: Vec<u8>, datagram: bool },
+    /// Tell the application.
+    Update(Update),
+    /// Answer the application's request.
+    Answer(RequestId, Result<Answer, RequestError>),
+    /// The connection is dead: make another one.
+    Dead,
+    /// The server goes away: make another one after this long.
+    Drain(Duration),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Session {
+    config: SessionConfig,
+    me: Option<UserId>,
+    online: Option<Liveness>,
+    conversations: BTreeMap<ConversationId, Conversation>,
+    /// Conversations whose view changed since the last output was drained.
+    changed: BTreeSet<ConversationId>,
+    /// Conversations in which something is due at some time.
+    attention: BTreeSet<ConversationId>,
+    directory: Directory,
+    outbox: Outbox,
+    requests: Requests,
+    watched: Vec<UserId>,
+    typing: BTreeMap<ConversationId, Instant>,
+    /// Where the next ping's positions begin, so that all get their turn.
+    ping_from: Option<ConversationId>,
+    ids: u128,
+    outputs: VecDeque<Output>,
+}
+
+impl Session {
+    pub(crate) fn new(config: SessionConfig, resume: Option<&Positions>) -> Self {
+        let outbox = Outbox::new(config.send_lifetime);
+        let ids = config.seed;
+        let conversations = resume.iter().flat_map(|resume| &resume.conversations);
+        let conversations = conversations.map(|(id, seq)| (*id, Conversation::at(seq.raw()))).collect();
+        Self {
+            config,
+            me: None,
+            online: None,
+            conversations,
+            changed: BTreeSet::new(),
+            attention: BTreeSet::new(),
+            directory: Directory::new(resume.map(|resume| resume.user_seq)),
+            outbox,
+            requests: Requests::default(),
+            watched: Vec::new(),
+            typing: BTreeMap::new(),
+            ping_from: None,
+            ids,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The first frame of a connection.
+    pub(crate) fn hello(&self, token: &str, client: &str) -> Vec<u8> {
+        let mut placed: Vec<_> =
+            self.conversations.iter().filter_map(|(id, c)| Some((c.activity(), id, c.position()?))).collect();
+        // The most recently active ones, where there are more than a hello may carry; pongs tell about the rest.
+        placed.sort_by_key(|(activity, ..)| std::cmp::Reverse(*activity));
+        let positions: Vec<At> =
+            placed.into_iter().take(POSITIONS_MAX).map(|(_, id, seq)| At { conversation: id.raw(), seq }).collect();
+        let hello = Hello {
+            user_seq: self.directory.user_seq(),
+            token: token.as_bytes(),
+            client: client.as_bytes(),
+            positions: &positions,
+        };
+        frame::to_vec(&hello)
+    }
+
+    /// A connection is up; what was not answered goes again.
+    pub(crate) fn on_connected(&mut self, now: Instant, welcome: Welcomed) {
+        self.me = Some(welcome.user);
+        let interval = welcome.ping_interval.min(self.config.ping_interval_max);
+        self.online = Some(Liveness::new(now, interval, self.config.missed_pongs_max));
+        self.outbox.on_connected();
+        self.requests.on_connected();
+        self.typing.clear();
+        for conversation in self.conversations.values_mut() {
+            conversation.on_connected();
+        }
+        if !self.watched.is_empty() {
+            self.send_watch();
+        }
+        if self.directory.on_welcome(welcome.user_seq) {
+            self.load_directory(now);
+        }
+        self.pump(now);
+    }
+
+    /// The connection is gone.
+    pub(crate) fn on_disconnected(&mut self) {
+        self.online = None;
+    }
+
+    /// A whole frame came. An error is the server's fault and final.
+    pub(crate) fn on_frame(&mut self, now: Instant, bytes: &Bytes) -> Result<(), FrameError> {
+        if let Some(online) = &mut self.online {
+            online.on_heard(now);
+        }
+        let (kind, _) = frame::open(bytes)?;
+        match kind {
+            server::Event::KIND => self.on_event(now, EventView::decode(bytes)?),
+            server::Receipt::KIND => self.on_receipt(frame::decode::<server::Receipt>(bytes)?),
+            server::Ack::KIND => self.on_ack(now, frame::decode::<server::Ack>(bytes)?),
+            server::Reject::KIND => self.on_reject(now, frame::decode::<server::Reject>(bytes)?),
+            HistoryPage::KIND => self.on_history(now, bytes)?,
+            server::DirectoryPage::KIND => self.on_directory(now, bytes)?,
+            server::UserEvent::KIND => self.on_user_event(now, frame::decode::<server::UserEvent>(bytes)?),
+            server::Reset::KIND => self.on_reset(now, frame::decode::<server::Reset>(bytes)?),
+            server::Pong::KIND => self.on_pong(now, frame::decode::<server::Pong<'_>>(bytes)?),
+            server::MembersPage::KIND => self.on_members(frame::decode::<server::MembersPage<'_>>(bytes)?),
+            server::Profiles::KIND => self.on_profiles(frame::decode::<server::Profiles>(bytes)?),
+            server::TypingNotice::KIND => self.on_typing(frame::decode::<server::TypingNotice>(bytes)?),
+            server::PresenceNotice::KIND => self.on_presence(frame::decode::<server::PresenceNotice>(bytes)?),
+            server::Drain::KIND => {
+                let after = frame::decode::<server::Drain>(bytes)?.reconnect_after.to_native();
+                self.outputs.push_back(Output::Drain(Duration::from_millis(u64::from(after))));
+            }
+            // A newer server may say more than this build understands.
+            _ => {}
+        }
+        self.pump(now);
+        Ok(())
+    }
+
+    /// The application wants something.
+    pub(crate) fn on_command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Post { request, conversation, content } => {
+                let position = self.conversations.get(&conversation).and_then(Conversation::position);
+                let progress = self.outbox.push(now, request, conversation, content, position);
+                self.tell_progress(progress);
+            }
+            Command::Retry { request } => {
+                if let Some(progress) = self.outbox.retry(now, request) {
+                    self.tell_progress(progress);
+                }
+            }
+            Command::Query { request, query } => {
+                if let Err(error) = self.requests.push(now, request, Purpose::Application, query) {
+                    self.outputs.push_back(Output::Answer(request, Err(error)));
+                }
+            }
+            Command::MarkRead { conversation, seq, visible } => self.mark_read(now, conversation, seq, visible),
+            Command::Typing { conversation, active } => self.say_typing(now, conversation, active),
+            Command::WatchPresence { mut users } => {
+                users.truncate(PRESENCE_WATCH_MAX);
+                self.watched = users;
+                self.send_watch();
+            }
+        }
+        self.pump(now);
+    }
+
+    /// The time of [`Self::poll_timeout`] has come.
+    pub(crate) fn on_timeout(&mut self, now: Instant) {
+        while let Some(progress) = self.outbox.expire(now) {
+            self.tell_progress(progress);
+        }
+        while let Some((request, purpose, query)) = self.requests.expire(now) {
+            self.on_failed(now, request, purpose, &query, RequestError::TimedOut, Duration::from_secs(1));
+        }
+        self.pump(now);
+    }
+
+    /// Everything that waits ends: the client stops for good.
+    pub(crate) fn stop(&mut self) {
+        self.online = None;
+        while let Some(progress) = self.outbox.stop() {
+            self.tell_progress(progress);
+        }
+        while let Some((request, purpose)) = self.requests.stop() {
+            if purpose == Purpose::Application {
+                self.outputs.push_back(Output::Answer(request, Err(RequestError::Stopped)));
+            }
+        }
+    }
+
+    /// The next thing to do.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        let changed = self.changed.pop_first()?;
+        let view = self.conversations.get(&changed)?.view()?.clone();
+        Some(Output::Update(Update::Conversation(Box::new(view))))
+    }
+
+    /// When to call [`Self::on_timeout`].
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let connected = self.online.is_some();
+        let always = [self.outbox.deadline(connected), self.requests.deadline(connected)];
+        let online = self.online.as_ref().map(Liveness::deadline);
+        let repairs = self.online.as_ref().and_then(|_| self.conversations_deadline());
+        always.into_iter().chain([online, repairs]).flatten().min()
+    }
+
+    /// Whether the server still owes an answer.
+    pub(crate) fn awaits_answer(&self) -> bool {
+        self.online.is_some() && (self.outbox.awaits_answer() || self.requests.awaits_answer())
+    }
+
+    /// What a later session needs to go on from here.
+    pub(crate) fn positions(&self) -> Positions {
+        let placed = self.conversations.iter().filter_map(|(id, c)| Some((*id, Seq::from_raw(c.position()?))));
+        Positions { user_seq: self.directory.user_seq(), conversations: placed.collect() }
+    }
+
+    /// The conversations, newest activity first; `None` until they are known.
+    pub(crate) fn directory(&self) -> Option<Vec<ConversationView>> {
+        if !self.directory.is_loaded() {
+            return None;
+        }
+        let mut views: Vec<_> = self.conversations.values().filter_map(Conversation::view).cloned().collect();
+        views.sort_by_key(|view| std::cmp::Reverse((view.head_time, view.conversation)));
+        Some(views)
+    }
+
+    /// Sends whatever may be sent by now.
+    fn pump(&mut self, now: Instant) {
+        if self.online.is_none() {
+            return;
+        }
+        self.pump_conversations(now);
+        while let Some(transmit) = self.outbox.poll(now) {
+            match transmit {
+                Transmit::Frame(bytes) => self.send(bytes),
+                Transmit::Search(post, conversation, anchor) => {
+                    self.ask_history(now, Purpose::Search(post), conversation, anchor);
+                }
+            }
+        }
+        while let Some(bytes) = self.requests.poll(now) {
+            self.send(bytes);
+        }
+        let awaiting = self.outbox.awaits_answer() || self.requests.awaits_answer();
+        let Some(online) = &mut self.online else { return };
+        online.set_awaiting(now, awaiting);
+        match online.poll(now) {
+            Verdict::Alive => {}
+            Verdict::Ping(nonce) => self.send_ping(nonce),
+            Verdict::Dead => {
+                self.online = None;
+                self.outputs.push_back(Output::Dead);
+            }
+        }
+    }
+
+    fn send(&mut self, bytes: Vec<u8>) {
+        self.outputs.push_back(Output::Frame { bytes, datagram: false });
+    }
+
+    fn send_ping(&mut self, nonce: u64) {
+        let after = self.ping_from.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let rest = self.conversations.range((after, std::ops::Bound::Unbounded));
+        let placed = rest.filter_map(|(id, c)| Some((*id, c.position()?))).take(POSITIONS_MAX);
+        let positions: Vec<At> = placed.map(|(id, seq)| At { conversation: id.raw(), seq }).collect();
+        let last = positions.last().map(|at| ConversationId::from_raw(at.conversation));
+        self.ping_from = last.filter(|_| positions.len() == POSITIONS_MAX);
+        self.send(frame::to_vec(&Ping { nonce, positions: &positions }));
+    }
+
+    fn send_watch(&mut self) {
+        if self.online.is_some() {
+            let users: Vec<u64> = self.watched.iter().map(|user| user.raw()).collect();
+            self.send(frame::to_vec(&WatchPresence { users: &users }));
+        }
+    }
+
+    fn say_typing(&mut self, now: Instant, conversation: ConversationId, active: bool) {
+        let last = self.typing.get(&conversation);
+        let wanted = if active { last.is_none_or(|at| *at + TYPING_INTERVAL <= now) } else { last.is_some() };
+        if self.online.is_none() || !wanted {
+            return;
+        }
+        if active {
+            if self.typing.len() >= TYPING_MAX {
+                self.typing.retain(|_, at| *at + TYPING_INTERVAL > now);
+            }
+            if self.typing.len() < TYPING_MAX {
+                self.typing.insert(conversation, now);
+            }
+        } else {
+            self.typing.remove(&conversation);
+        }
+        let bytes = frame::to_vec(&Typing { conversation: conversation.raw(), active: u8::from(active) });
+        self.outputs.push_back(Output::Frame { bytes, datagram: true });
+    }
+
+    fn tell(&mut self, update: Update) {
+        self.outputs.push_back(Output::Update(update));
+    }
+
+    fn tell_progress(&mut self, progress: Progress) {
+        self.tell(Update::Send(progress));
+    }
+
+    fn next_id(&mut self) -> RequestId {
+        self.ids = self.ids.wrapping_add(1).max(1);
+        RequestId::from_raw(self.ids)
+    }
+
+    fn is_direct(&self, conversation: ConversationId) -> bool {
+        self.me.is_some_and(|me| conversation.peer_of(me).is_some_and(|peer| peer != me))
+    }
+
+    fn on_ack(&mut self, now: Instant, ack: &server::ArchivedAck) {
+        let request = RequestId::from_raw(ack.request.to_native());
+        let (seq, time) = (Seq::from_raw(ack.seq.to_native()), Timestamp::from_raw(ack.time.to_native()));
+        let conversation = ConversationId::from_raw(ack.conversation.to_native());
+        let watch = self.is_direct(conversation);
+        if let Some(progress) = self.outbox.on_stored(request, seq, time, watch) {
+            self.tell_progress(progress);
+            // The event itself comes on its own lane; should it be lost, its place is known.
+            self.saw_head(now, conversation, seq.raw(), None);
+            return;
+        }
+        match self.requests.take(request) {
+            Some((Purpose::Application, _)) => {
+                let done = Done { conversation, seq, time };
+                self.outputs.push_back(Output::Answer(request, Ok(Answer::Done(done))));
+            }
+            Some((Purpose::ReadCursor(_) | Purpose::Repair(_) | Purpose::Search(_) | Purpose::Directory, _)) | None => {
+            }
+        }
+    }
+
+    fn on_reject(&mut self, now: Instant, reject: &server::ArchivedReject) {
+        let request = RequestId::from_raw(reject.request.to_native());
+        let code = RejectCode::from_raw(reject.code.to_native());
+        let after = Duration::from_millis(u64::from(reject.retry_after.to_native()));
+        if let Some(progress) = self.outbox.on_reject(now, request, code, after) {
+            self.tell_progress(progress);
+        }
+        if let Some((purpose, query)) = self.requests.on_reject(now, request, code, after) {
+            let error = RequestError::Rejected(code.unwrap_or(RejectCode::Unsupported));
+            self.on_failed(now, request, purpose, &query, error, after);
+        }
+    }
+
+    /// A request has ended without an answer.
+    fn on_failed(
+        &mut self,
+        now: Instant,
+        request: RequestId,
+        purpose: Purpose,
+        query: &Query,
+        error: RequestError,
+        after: Duration,
+    ) {
+        match purpose {
+            Purpose::Application => self.outputs.push_back(Output::Answer(request, Err(error))),
+            Purpose::Repair(conversation) => self.on_repair_failed(now, conversation, error),
+            Purpose::Search(post) => self.outbox.on_search_failed(now, post, after),
+            Purpose::Directory => self.on_directory_failed(now),
+            Purpose::ReadCursor(conversation) => self.on_cursor_failed(now, conversation, query, error),
+        }
+    }
+
+    fn on_history(&mut self, now: Instant, bytes: &Bytes) -> Result<(), FrameError> {
+        let page = frame::decode::<HistoryPage<'_>>(bytes)?;
+        let request = RequestId::from_raw(page.request.to_native());
+        let Some((purpose, _)) = self.requests.take(request) else { return Ok(()) };
+        let view = read_page(page)?;
+        match purpose {
+            Purpose::Application => self.outputs.push_back(Output::Answer(request, Ok(Answer::History(view)))),
+            Purpose::Repair(conversation) => self.on_repair_page(now, conversation, view),
+            Purpose::Search(post) => {
+                let own = view.events.iter().find(|event| event.request == post && Some(event.sender) == self.me);
+                let own = own.map(|event| (event.seq, event.time));
+                let last = view.events.last().map(|event| event.seq.raw());
+                let watch = self.is_direct(view.conversation);
+                if let Some(progress) = self.outbox.on_search_page(post, own, last, view.head.raw(), watch) {
+                    self.tell_progress(progress);
+                }
+            }
+            Purpose::Directory | Purpose::ReadCursor(_) => {}
+        }
+        Ok(())
+    }
+
+    fn on_members(&mut self, page: &server::ArchivedMembersPage<'_>) {
+        let request = RequestId::from_raw(page.request.to_native());
+        let member = |member: &server::ArchivedMember| MemberView {
+            user: UserId::from_raw(member.user.to_native()),
+            join: Seq::from_raw(member.join.to_native()),
+            read: Seq::from_raw(member.read.to_native()),
+            role: Role::from_raw(member.role),
+        };
+        let members = page.members.iter().map(member).collect();
+        let view = MembersView { total: page.total.to_native(), more: page.more != 0, members };
+        self.answer(request, Answer::Members(view));
+    }
+
+    fn on_profiles(&mut self, profiles: &server::ArchivedProfiles) {
+        let request = RequestId::from_raw(profiles.request.to_native());
+        let profile = |profile: &server::ArchivedProfile| ProfileView {
+            user: UserId::from_raw(profile.user.to_native()),
+            name: String::from_utf8_lossy(&profile.name).into_owned(),
+            display: String::from_utf8_lossy(&profile.display).into_owned(),
+        };
+        let found = profiles.profiles.iter().map(profile).collect();
+        self.answer(request, Answer::Profiles(found));
+    }
+
+    fn answer(&mut self, request: RequestId, answer: Answer) {
+        if self.requests.take(request).is_some() {
+            self.outputs.push_back(Output::Answer(request, Ok(answer)));
+        }
+    }
+
+    fn on_typing(&mut self, notice: &server::ArchivedTypingNotice) {
+        let user = UserId::from_raw(notice.user.to_native());
+        if Some(user) != self.me {
+            let conversation = ConversationId::from_raw(notice.conversation.to_native());
+            self.tell(Update::Typing { conversation, user, active: notice.active != 0 });
+        }
+    }
+
+    fn on_presence(&mut self, notice: &server::ArchivedPresenceNotice) {
+        let last_seen = notice.last_seen.to_native();
+        self.tell(Update::Presence {
+            user: UserId::from_raw(notice.user.to_native()),
+            online: notice.online != 0,
+            last_seen: (last_seen != 0).then(|| Timestamp::from_raw(last_seen)),
+        });
+    }
+
+    fn on_pong(&mut self, now: Instant, pong: &server::ArchivedPong<'_>) {
+        for head in pong.heads.iter() {
+            let conversation = ConversationId::from_raw(head.conversation.to_native());
+            self.saw_head(now, conversation, head.seq.to_native(), Some(head.visible.to_native()));
+        }
+        if self.directory.is_behind(pong.user_seq.to_native()) {
+            self.load_directory(now);
+        }
+    }
+}
+
+/// Reads a page's events, copying each out of the page.
+fn read_page(page: &server::ArchivedHistoryPage<'_>) -> Result<HistoryView, FrameError> {
+    let mut rest = page.events.as_slice();
+    let mut events = Vec::new();
+    while let Some(size) = frame::size(rest)? {
+        let (event, tail) = rest.split_at_checked(size).ok_or(FrameError::Length(rest.len() as u64))?;
+        events.push(EventView::decode(&Bytes::copy_from_slice(event))?);
+        rest = tail;
+    }
+    if !rest.is_empty() {
+        return Err(FrameError::Length(rest.len() as u64));
+    }
+    Ok(HistoryView {
+        conversation: ConversationId::from_raw(page.conversation.to_native()),
+        head: Seq::from_raw(page.head.to_native()),
+        first: Seq::from_raw(page.first.to_native()),
+        events,
+    })
+}
+
+#[cfg(test)]
+mod tests;
