@@ -109,6 +109,13 @@ fn log_report(report: &RecoveryReport) {
         let (file, offset) = (cut.file.display(), cut.offset);
         tracing::warn!(%file, offset, batch = cut.batch, size = cut.size, "cut an unfinished batch: it was never acknowledged");
     }
+    if report.view_ahead > 0 {
+        let commands = report.view_ahead;
+        tracing::warn!(
+            commands,
+            "the view is ahead of the journal: was an older journal put back, or does the disk lose syncs?"
+        );
+    }
     for (file, offset) in &report.damaged {
         tracing::warn!(file = %file.display(), offset, "journal damaged where the view has everything: check the disk");
     }

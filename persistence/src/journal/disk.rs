@@ -77,6 +77,8 @@ pub(crate) struct Faults {
     pub(crate) write: std::sync::atomic::AtomicI32,
     pub(crate) sync: std::sync::atomic::AtomicI32,
     pub(crate) create: std::sync::atomic::AtomicI32,
+    /// Held by a test: syncs take as long.
+    pub(crate) gate: std::sync::Mutex<()>,
 }
 
 #[cfg(test)]
@@ -206,7 +208,10 @@ impl SegmentFile {
     /// Makes what was written durable. After an error the state of the file is unknown: never try again.
     pub(crate) fn sync(&self) -> io::Result<()> {
         #[cfg(test)]
-        strike(&self.disk.faults.sync)?;
+        {
+            drop(self.disk.faults.gate.lock());
+            strike(&self.disk.faults.sync)?;
+        }
         self.file.sync_data()
     }
 

@@ -40,6 +40,9 @@ pub struct RecoveryReport {
     pub replayed: u64,
     /// The torn end, if there was one.
     pub cut: Option<Cut>,
+    /// Commands that the view has and the end of the journal does not: nothing of them is lost, but a journal that was synced has
+    /// lost something, or is not the one that belongs to this view. Unit: commands.
+    pub view_ahead: u64,
     /// Damaged places (file, byte) whose commands the view has: nothing is lost, but the disk should be checked.
     pub damaged: Vec<(PathBuf, u64)>,
 }
@@ -121,6 +124,7 @@ pub(crate) fn recover(directory: &Path, applied: &[u64], key: u64) -> Result<Rec
         let reason = "commands that the view does not have are missing";
         return Err(OpenError::Corrupted { file, offset, reason });
     }
+    scan.report.view_ahead = scan.seen.iter().zip(applied).map(|(seen, applied)| applied.saturating_sub(*seen)).sum();
     Ok(Recovered {
         live,
         spare,

@@ -81,3 +81,34 @@ fn nothing_is_accepted_while_the_disk_is_nearly_full() {
     assert!(matches!(health.journal, State::Degraded(_)) && matches!(health.view, State::Degraded(_)));
     world.crash();
 }
+
+#[test]
+fn a_sync_that_takes_long_fills_the_queue_and_shows_in_the_health() {
+    let rig = Rig::tuned(|config| {
+        config.append_queue_size_max = 128 * 1024;
+        config.commit_slow = std::time::Duration::ZERO;
+    });
+    let place = Place::new("slow");
+    let mut world = World::open_caught_up(&rig, &place.0, PARTITIONS, 1);
+    world.append_all(0, P, 1);
+    let gate = rig.disk.faults.gate.lock().unwrap();
+    let mut accepted = 1;
+    let refused = loop {
+        match world.ends[0].append(P, record(P, accepted)) {
+            Ok(()) => accepted += 1,
+            Err((_, failure)) => break failure,
+        }
+        world.turn();
+        assert!(accepted < 10_000, "the queue has an end");
+    };
+    assert_eq!(refused, AppendFailure::Busy);
+    assert_eq!(world.logged.len(), 1, "nothing is handed out before its sync is done");
+    world.wait_for(
+        "the health to show it",
+        |world| matches!(world.running().health().journal, State::Degraded(why) if why.contains("has taken")),
+    );
+    drop(gate);
+    world.wait_for("the rest", |world| world.logged.len() as u64 == accepted);
+    assert!(world.running().counters().refused_busy > 0);
+    world.close();
+}

@@ -1,6 +1,7 @@
 //! Tests of the embedded store that look behind the shard's view: files are damaged, disks fail, segments run out.
 #![expect(clippy::cast_possible_truncation, reason = "offsets in files of half a megabyte")]
 
+mod damage;
 mod faults;
 mod recovery;
 mod refusals;

@@ -212,3 +212,23 @@ fn a_lost_view_is_rebuilt_while_the_journal_has_everything() {
     std::fs::remove_dir_all(place.0.join("view")).unwrap();
     assert_eq!(rig.try_open(&place.0).unwrap().replayed, 20);
 }
+
+#[test]
+fn a_journal_that_is_older_than_its_view_is_reported_and_positions_go_on_behind_the_view() {
+    let (rig, place) = (Rig::new(), Place::new("older"));
+    let total = written(&rig, &place, 2);
+    let segment = segment_files(&place.0).remove(0);
+    let older = std::fs::read(&segment).unwrap();
+    let mut world = World::open_caught_up(&rig, &place.0, PARTITIONS, 1);
+    world.append_all(0, P, 50);
+    world.store(P, total + 50, Vec::new());
+    world.close();
+    std::fs::write(&segment, older).unwrap();
+    assert_eq!(rig.try_open(&place.0).unwrap().view_ahead, 50);
+    for appended in [3, 6] {
+        let mut world = World::open_caught_up(&rig, &place.0, PARTITIONS, 1);
+        world.append_all(0, P, 3);
+        assert_eq!(world.logged.last().unwrap().1.position.raw(), total + 50 + appended);
+        world.crash();
+    }
+}
