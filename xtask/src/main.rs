@@ -2,6 +2,7 @@
 
 mod ci;
 mod shell;
+mod swarm;
 mod tidy;
 
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   ci      everything that CI runs, in its order
+  swarm   many seeds of the simulator: --seeds N, --start N, or --seed N for one
   tidy    what no compiler checks: headers, lengths, paths and facts in documents
 ";
 
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = args.collect();
     let outcome = match command.as_deref() {
         Some("ci") => ci::all(&rest),
+        Some("swarm") => swarm::run(&rest),
         Some("tidy") => tidy::run(),
         Some(other) => Err(format!("there is no command {other:?}\n\n{HELP}")),
         None => Err(HELP.to_owned()),

@@ -1,0 +1,203 @@
+//! The view as io.rs describes it: rows are readable some time after they were stored, and survive a crash up to some point of their order.
+//! Never applies half a batch: rows and checkpoint are one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use tern_core_shard::io::{Order, Row, Table, ViewQuery, ViewReply};
+use tern_protocol::stored::{DirectoryRow, Entity, Part, decode_row, entity_key, event_key};
+use tern_protocol::{ConversationId, PartitionId, Position, Seq, UserId};
+
+use crate::rng::Rng;
+
+/// Rows of one command, on their way.
+#[derive(Debug, Clone)]
+pub(crate) struct Batch {
+    /// Of which partition.
+    pub(crate) partition: PartitionId,
+    /// Of which command.
+    pub(crate) position: Position,
+    /// The changes.
+    pub(crate) rows: Vec<Row>,
+}
+
+/// What is stored, at one point of the order of batches.
+#[derive(Debug, Clone, Default)]
+struct Tables {
+    rows: BTreeMap<(Table, Bytes), Bytes>,
+    checkpoints: BTreeMap<PartitionId, Position>,
+}
+
+impl Tables {
+    fn apply(&mut self, batch: &Batch) {
+        for row in &batch.rows {
+            let key = (row.table, row.key.clone());
+            match &row.value {
+                Some(value) => self.rows.insert(key, value.clone()),
+                None => self.rows.remove(&key),
+            };
+        }
+        let checkpoint = self.checkpoints.entry(batch.partition).or_insert(Position::ZERO);
+        *checkpoint = batch.position.max(*checkpoint);
+    }
+}
+
+/// The view of one node.
+#[derive(Debug)]
+pub(crate) struct View {
+    rng: Rng,
+    queue: VecDeque<Batch>,
+    current: Tables,
+    /// What a crash cannot take.
+    synced: Tables,
+    /// Applied since then.
+    unsynced: Vec<Batch>,
+    /// Questions asked since the counter was last taken.
+    queries: u64,
+}
+
+impl View {
+    /// An empty one.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            rng: Rng::stream(seed, "view"),
+            queue: VecDeque::new(),
+            current: Tables::default(),
+            synced: Tables::default(),
+            unsynced: Vec::new(),
+            queries: 0,
+        }
+    }
+
+    /// Takes a batch. True: nothing waited before it, so an application must be arranged.
+    pub(crate) fn store(&mut self, batch: Batch) -> bool {
+        self.queue.push_back(batch);
+        self.queue.len() == 1
+    }
+
+    /// Applies the first batches that wait: all, or a random part. Returns what can be read back, and whether more wait.
+    pub(crate) fn apply(&mut self) -> (Vec<(PartitionId, Position)>, bool) {
+        let count = if self.rng.chance(500) { self.queue.len() } else { 1 + self.rng.index(self.queue.len()) };
+        let batches: Vec<_> = self.queue.drain(..count).collect();
+        let mut done = Vec::new();
+        for batch in batches {
+            self.current.apply(&batch);
+            match done.last_mut() {
+                Some((partition, position)) if *partition == batch.partition => *position = batch.position,
+                _ => done.push((batch.partition, batch.position)),
+            }
+            self.unsynced.push(batch);
+        }
+        if self.rng.chance(200) {
+            self.sync();
+        }
+        (done, !self.queue.is_empty())
+    }
+
+    fn sync(&mut self) {
+        for batch in self.unsynced.drain(..) {
+            self.synced.apply(&batch);
+        }
+    }
+
+    /// Keeps what is synced and a random beginning of the rest.
+    pub(crate) fn crash(&mut self) {
+        let kept = self.rng.index(self.unsynced.len() + 1);
+        self.unsynced.truncate(kept);
+        self.sync();
+        self.current = self.synced.clone();
+        self.queue.clear();
+    }
+
+    /// The last command of a partition whose rows are here.
+    pub(crate) fn checkpoint(&self, partition: PartitionId) -> Position {
+        self.current.checkpoints.get(&partition).copied().unwrap_or(Position::ZERO)
+    }
+
+    /// Answers a question.
+    pub(crate) fn answer(&mut self, query: &ViewQuery) -> ViewReply {
+        self.queries += 1;
+        match query {
+            ViewQuery::Entity { entity, events_max } => self.entity(entity, *events_max),
+            ViewQuery::Events { conversation, from, to, size_max, order } => {
+                ViewReply::Events(self.events(*conversation, *from, *to, *size_max, *order))
+            }
+        }
+    }
+
+    /// Questions since the last call.
+    pub(crate) fn take_queries(&mut self) -> u64 {
+        std::mem::take(&mut self.queries)
+    }
+
+    fn entity(&self, entity: &Entity, events_max: usize) -> ViewReply {
+        let prefix = Bytes::from(entity_key(entity));
+        let rows = self
+            .current
+            .rows
+            .range((Table::Entities, prefix.clone())..)
+            .take_while(|((table, key), _)| *table == Table::Entities && key.starts_with(&prefix))
+            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .collect();
+        let events = match entity {
+            Entity::Conversation(id) => {
+                let mut events: Vec<_> =
+                    self.range(*id, Seq::ZERO, Seq::from_raw(u64::MAX)).rev().take(events_max).cloned().collect();
+                events.reverse();
+                events
+            }
+            Entity::User(_) | Entity::Account(_) => Vec::new(),
+        };
+        ViewReply::Entity { rows, events }
+    }
+
+    fn events(&self, id: ConversationId, from: Seq, to: Seq, size_max: usize, order: Order) -> Vec<Bytes> {
+        if from > to {
+            return Vec::new();
+        }
+        let mut size = 0;
+        let mut fits = |event: &&Bytes| {
+            let first = size == 0;
+            size += event.len();
+            first || size <= size_max
+        };
+        match order {
+            Order::OldestFirst => self.range(id, from, to).take_while(&mut fits).cloned().collect(),
+            Order::NewestFirst => {
+                let mut events: Vec<_> = self.range(id, from, to).rev().take_while(&mut fits).cloned().collect();
+                events.reverse();
+                events
+            }
+        }
+    }
+
+    fn range(&self, id: ConversationId, from: Seq, to: Seq) -> impl DoubleEndedIterator<Item = &Bytes> {
+        let from = (Table::Events, Bytes::copy_from_slice(&event_key(id, from)));
+        let to = (Table::Events, Bytes::copy_from_slice(&event_key(id, to)));
+        self.current.rows.range(from..=to).map(|(_, event)| event)
+    }
+
+    /// The conversations that a user's stored directory has.
+    pub(crate) fn directory_of(&self, user: UserId) -> BTreeSet<ConversationId> {
+        let prefix = entity_key(&Entity::User(user));
+        let ViewReply::Entity { rows, .. } = self.entity(&Entity::User(user), 0) else { return BTreeSet::new() };
+        let joined = rows.iter().filter_map(|(key, value)| match Part::parse(key.strip_prefix(&prefix[..])?) {
+            Some(Part::Directory(id)) => {
+                let row: DirectoryRow = decode_row(value).expect("only valid rows were stored");
+                (row.joined == 1).then_some(id)
+            }
+            _ => None,
+        });
+        joined.collect()
+    }
+
+    /// Every event row, in order of conversation and seq.
+    pub(crate) fn all_events(&self) -> impl Iterator<Item = &Bytes> {
+        self.current.rows.iter().filter(|((table, _), _)| *table == Table::Events).map(|(_, event)| event)
+    }
+
+    /// Whether everything stored is readable.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
