@@ -334,6 +334,8 @@ pub struct Watching {
     pub title: Bytes,
     /// The last message, if it is in memory: its encoded frame.
     pub preview: Option<Bytes>,
+    /// The oldest event that the member may read.
+    pub first: Seq,
     /// The member's own state.
     pub join: Seq,
     /// Messages up to `join`.

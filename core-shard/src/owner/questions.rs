@@ -186,6 +186,7 @@ fn watching(
             .find(shown)
             .filter(|event| event.head.seq >= first)
             .map(|event| event.frame.clone()),
+        first,
         join: Seq::from_raw(member.row.join),
         join_visible: member.row.join_visible,
         read: Seq::from_raw(member.row.read),

@@ -115,7 +115,7 @@ impl Sessions {
             }
             Some(watching) => {
                 let announce = mine.announce;
-                (mine.join, mine.join_visible) = (watching.join, watching.join_visible);
+                (mine.first, mine.join, mine.join_visible) = (watching.first, watching.join, watching.join_visible);
                 (mine.read, mine.read_visible, mine.role) = (watching.read, watching.read_visible, watching.role);
                 let local = self.locals.entry(conversation).or_default();
                 local.learn(user, &watching);

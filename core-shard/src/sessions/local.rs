@@ -86,7 +86,9 @@ impl Local {
     pub(crate) fn entry(&self, id: ConversationId, user: UserId, member: &Membership) -> DirectoryEntry {
         let peer = id.peer_of(user);
         let cursors = self.cursors.iter().find(|(other, ..)| Some(*other) == peer);
-        let (preview_sender, preview) = self.preview.as_ref().and_then(|(_, frame)| preview(frame)).unwrap_or_default();
+        // The others here may have been in it for longer than this one.
+        let readable = self.preview.as_ref().filter(|(seq, _)| *seq >= member.first);
+        let (preview_sender, preview) = readable.and_then(|(_, frame)| preview(frame)).unwrap_or_default();
         DirectoryEntry {
             conversation: id.raw(),
             head: self.head.raw(),

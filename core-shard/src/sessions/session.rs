@@ -72,6 +72,8 @@ pub(crate) struct Membership {
     pub(crate) place: Option<u32>,
     /// Tell the client of this conversation when the owner has answered.
     pub(crate) announce: bool,
+    /// The oldest event that the user may read.
+    pub(crate) first: Seq,
     pub(crate) join: Seq,
     pub(crate) join_visible: u64,
     pub(crate) read: Seq,
