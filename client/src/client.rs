@@ -219,10 +219,8 @@ impl Client {
             Page::Before(seq) => (seq.raw(), false),
             Page::After(seq) => (seq.raw(), true),
         };
-        match self.ask(Query::History { conversation, anchor, limit: limit.clamp(1, 256), forward }).await? {
-            Answer::History(view) => Ok(view),
-            other => Err(unexpected(&other)),
-        }
+        let answer = self.ask(Query::History { conversation, anchor, limit: limit.clamp(1, 256), forward }).await?;
+        if let Answer::History(view) = answer { Ok(view) } else { Err(unexpected(&answer)) }
     }
 
     /// All conversations, newest activity first; waits until they are known.
@@ -246,10 +244,8 @@ impl Client {
         limit: u16,
     ) -> Result<MembersView, RequestError> {
         let query = Query::Members { conversation, after: after.map_or(0, UserId::raw), limit: limit.clamp(1, 512) };
-        match self.ask(query).await? {
-            Answer::Members(view) => Ok(view),
-            other => Err(unexpected(&other)),
-        }
+        let answer = self.ask(query).await?;
+        if let Answer::Members(view) = answer { Ok(view) } else { Err(unexpected(&answer)) }
     }
 
     /// The user with this account name, if there is one.
@@ -261,10 +257,8 @@ impl Client {
         if name.len() > ACCOUNT_NAME_SIZE_MAX {
             return Ok(None);
         }
-        match self.ask(Query::ProfileByName { name }).await? {
-            Answer::Profiles(found) => Ok(found.into_iter().next()),
-            other => Err(unexpected(&other)),
-        }
+        let answer = self.ask(Query::ProfileByName { name }).await?;
+        if let Answer::Profiles(found) = answer { Ok(found.into_iter().next()) } else { Err(unexpected(&answer)) }
     }
 
     /// The profiles of these users; those that do not exist are left out.
@@ -274,10 +268,9 @@ impl Client {
     pub async fn profiles(&self, users: &[UserId]) -> Result<Vec<ProfileView>, RequestError> {
         let mut found = Vec::new();
         for chunk in users.chunks(PROFILES_MAX) {
-            match self.ask(Query::Profiles { users: chunk.to_vec() }).await? {
-                Answer::Profiles(profiles) => found.extend(profiles),
-                other => return Err(unexpected(&other)),
-            }
+            let answer = self.ask(Query::Profiles { users: chunk.to_vec() }).await?;
+            let Answer::Profiles(profiles) = answer else { return Err(unexpected(&answer)) };
+            found.extend(profiles);
         }
         Ok(found)
     }
@@ -422,10 +415,8 @@ impl Client {
     }
 
     async fn done(&self, query: Query) -> Result<Done, RequestError> {
-        match self.ask(query).await? {
-            Answer::Done(done) => Ok(done),
-            other => Err(unexpected(&other)),
-        }
+        let answer = self.ask(query).await?;
+        if let Answer::Done(done) = answer { Ok(done) } else { Err(unexpected(&answer)) }
     }
 }
 

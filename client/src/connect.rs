@@ -183,22 +183,31 @@ fn failure(error: &WireError) -> ConnectFailure {
     if is_untrusted(error) {
         return ConnectFailure::Stop(StopReason::Untrusted(error.to_string()));
     }
-    match error {
-        WireError::Crypto => ConnectFailure::Stop(StopReason::Failed(error.to_string())),
-        // The bearer token of the upgrade is refused before any hello.
-        WireError::Upgrade(401) => ConnectFailure::Closed(CloseCode::ExpiredToken),
-        WireError::Quic(quinn::ConnectionError::ApplicationClosed(close)) => {
-            let code = u16::try_from(close.error_code.into_inner()).ok().and_then(CloseCode::from_raw);
-            code.map_or_else(|| ConnectFailure::Network(error.to_string()), ConnectFailure::Closed)
-        }
-        _ => ConnectFailure::Network(error.to_string()),
+    if matches!(error, WireError::Crypto) {
+        return ConnectFailure::Stop(StopReason::Failed(error.to_string()));
     }
+    let code = match error {
+        // The bearer token of the upgrade is refused before any hello.
+        WireError::Upgrade(401) => Some(CloseCode::ExpiredToken),
+        WireError::Quic(quinn::ConnectionError::ApplicationClosed(close)) => {
+            u16::try_from(close.error_code.into_inner()).ok().and_then(CloseCode::from_raw)
+        }
+        WireError::Resolve(_)
+        | WireError::Io(_)
+        | WireError::Quic(_)
+        | WireError::Crypto
+        | WireError::KeyChanged(_)
+        | WireError::Upgrade(_)
+        | WireError::Refused(_) => None,
+    };
+    code.map_or_else(|| ConnectFailure::Network(error.to_string()), ConnectFailure::Closed)
 }
 
 /// Whether it is the certificate that is wrong.
 pub(crate) fn is_untrusted(error: &WireError) -> bool {
     match error {
         WireError::KeyChanged(_) => true,
+        WireError::Resolve(_) | WireError::Crypto | WireError::Upgrade(_) | WireError::Refused(_) => false,
         WireError::Io(error) => {
             let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
             matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
@@ -207,7 +216,7 @@ pub(crate) fn is_untrusted(error: &WireError) -> bool {
         WireError::Quic(quinn::ConnectionError::TransportError(error)) => {
             (0x0100 + 42..=0x0100 + 49).contains(&u64::from(error.code))
         }
-        _ => false,
+        WireError::Quic(_) => false,
     }
 }
 

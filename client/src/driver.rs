@@ -175,7 +175,7 @@ impl Driver {
                 event = self.phase.next(paused) => self.on_event(event),
                 ready = writable(sender) => self.flush(ready),
                 permit = updates.reserve(), if self.updates_open && !self.queued.is_empty() => match permit {
-                    Ok(permit) => { self.queued.pop_front().map(|update| permit.send(update)); }
+                    Ok(permit) => if let Some(update) = self.queued.pop_front() { permit.send(update) },
                     Err(_) => self.updates_open = false,
                 },
                 () = updates.closed(), if self.updates_open => self.updates_open = false,
@@ -286,23 +286,31 @@ impl Driver {
 
     /// The server closed with a reason: some are repaired, some only wait, some are final.
     fn on_closed(&mut self, code: CloseCode) {
-        match code {
-            CloseCode::ExpiredToken | CloseCode::BadToken if !self.token_refused => {
-                self.token_refused = true;
-                self.session.on_disconnected();
-                self.set_state(ConnectionState::Connecting);
-                let tokens = Arc::clone(&self.tokens);
-                self.phase = Phase::Authorizing(tokio::spawn(async move {
-                    let mut tokens = tokens.lock().await;
-                    tokens.expire();
-                    tokens.access().await
-                }));
-            }
-            CloseCode::Revoked | CloseCode::BadToken => self.stop(StopReason::LoggedOut),
-            CloseCode::Goodbye | CloseCode::HelloExpected | CloseCode::ExpiredToken => self.wait(code.to_string()),
-            code if code.is_resumable() => self.wait(code.to_string()),
-            code => self.stop(StopReason::Refused(code)),
+        let about_token = matches!(code, CloseCode::ExpiredToken | CloseCode::BadToken);
+        let passing = matches!(code, CloseCode::Goodbye | CloseCode::HelloExpected | CloseCode::ExpiredToken);
+        if about_token && !self.token_refused {
+            self.token_refused = true;
+            self.authorize_afresh();
+        } else if matches!(code, CloseCode::Revoked | CloseCode::BadToken) {
+            self.stop(StopReason::LoggedOut);
+        } else if passing || code.is_resumable() {
+            self.wait(code.to_string());
+        } else {
+            self.stop(StopReason::Refused(code));
         }
+    }
+
+    /// The token that was good here is not good there: exchange it.
+    fn authorize_afresh(&mut self) {
+        self.session.on_disconnected();
+        self.frames.clear();
+        self.set_state(ConnectionState::Connecting);
+        let tokens = Arc::clone(&self.tokens);
+        self.phase = Phase::Authorizing(tokio::spawn(async move {
+            let mut tokens = tokens.lock().await;
+            tokens.expire();
+            tokens.access().await
+        }));
     }
 
     fn on_token_error(&mut self, error: TokenError) {

@@ -47,10 +47,7 @@ impl From<io::Error> for TokenError {
 
 impl From<AuthError> for TokenError {
     fn from(error: AuthError) -> Self {
-        match error {
-            AuthError::LoggedOut => Self::LoggedOut,
-            other => Self::Auth(other),
-        }
+        if matches!(error, AuthError::LoggedOut) { Self::LoggedOut } else { Self::Auth(error) }
     }
 }
 

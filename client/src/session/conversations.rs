@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use tern_protocol::limit::{HISTORY_PAGE_MAX, PREVIEW_SIZE_MAX};
+use tern_protocol::limit::PREVIEW_SIZE_MAX;
 use tern_protocol::server;
 use tern_protocol::{ConversationId, RejectCode, Seq, Timestamp, UserId};
 
 use super::Session;
 use super::cursors::Cursors;
-use super::requests::{Purpose, Query};
+use super::requests::{HISTORY_LIMIT, Purpose, Query};
 use crate::sync::Track;
 use crate::update::{RequestError, Update};
 use crate::view::{Content, ConversationView, EventKind, EventView, HistoryView};
@@ -235,7 +235,7 @@ impl Session {
 
     pub(super) fn ask_history(&mut self, now: Instant, purpose: Purpose, conversation: ConversationId, anchor: u64) {
         let id = self.next_id();
-        let query = Query::History { conversation, anchor, limit: HISTORY_PAGE_MAX as u16, forward: true };
+        let query = Query::History { conversation, anchor, limit: HISTORY_LIMIT, forward: true };
         // Internal requests are not refused: their number is bounded where they are made.
         let _ = self.requests.push(now, id, purpose, query);
     }

@@ -7,7 +7,7 @@ use tern_protocol::client::{
     CreateGroup, GetDirectory, GetHistory, GetMembers, GetProfiles, Invite, JoinGroup, Kick, LeaveGroup, MoveCursor,
     OpenDirect, SetRole, cursor,
 };
-use tern_protocol::limit::{DIRECTORY_PAGE_MAX, PROFILES_MAX};
+use tern_protocol::limit::{DIRECTORY_PAGE_MAX, HISTORY_PAGE_MAX, PROFILES_MAX};
 use tern_protocol::{ConversationId, RejectCode, RequestId, Seq, Timestamp, UserId, frame};
 
 use crate::update::RequestError;
@@ -19,6 +19,14 @@ pub(crate) const REQUESTS_MAX: usize = 256;
 const LIFETIME: Duration = Duration::from_secs(30);
 /// After so long without an answer on a live connection it is asked again.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// The largest page of events, as the frame wants it.
+#[expect(clippy::cast_possible_truncation, reason = "asserted below")]
+pub(crate) const HISTORY_LIMIT: u16 = HISTORY_PAGE_MAX as u16;
+/// The largest page of the directory, as the frame wants it.
+#[expect(clippy::cast_possible_truncation, reason = "asserted below")]
+const DIRECTORY_LIMIT: u16 = DIRECTORY_PAGE_MAX as u16;
+const _: () = assert!(HISTORY_LIMIT as usize == HISTORY_PAGE_MAX && DIRECTORY_LIMIT as usize == DIRECTORY_PAGE_MAX);
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -198,7 +206,7 @@ impl Query {
                 request,
                 before_time: before_time.raw(),
                 before_conversation: before.raw(),
-                limit: DIRECTORY_PAGE_MAX as u16,
+                limit: DIRECTORY_LIMIT,
             }),
             Self::Members { conversation, after, limit } => {
                 frame::to_vec(&GetMembers { request, conversation: conversation.raw(), after: *after, limit: *limit })

@@ -31,6 +31,10 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const DATAGRAM_BUFFER_SIZE: usize = 64 * 1024;
 /// Length of the first destination connection id. Unit: bytes. RFC 9000 section 7.2: "at least 8 bytes in length".
 const CONNECTION_ID_SIZE: usize = 8;
+/// [`DELIVERY_LANE_COUNT`], as the transport parameter wants it.
+#[expect(clippy::cast_possible_truncation, reason = "asserted below")]
+const LANE_COUNT: u32 = DELIVERY_LANE_COUNT as u32;
+const _: () = assert!(LANE_COUNT as usize == DELIVERY_LANE_COUNT);
 /// One read from a stream. Unit: bytes.
 const READ_SIZE: usize = 16 * 1024;
 
@@ -78,7 +82,7 @@ pub(super) fn client_config(
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .max_concurrent_uni_streams(VarInt::from_u32(DELIVERY_LANE_COUNT as u32))
+        .max_concurrent_uni_streams(VarInt::from_u32(LANE_COUNT))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_SIZE))

@@ -83,10 +83,8 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut outgoing: mpsc::Rece
 }
 
 fn close_frame(code: CloseCode) -> CloseFrame {
-    let number = match code {
-        CloseCode::Goodbye => WsCode::Normal,
-        other => WsCode::from(CloseCode::WEBSOCKET_BASE + other.raw()),
-    };
+    let number =
+        if code == CloseCode::Goodbye { WsCode::Normal } else { WsCode::from(CloseCode::WEBSOCKET_BASE + code.raw()) };
     CloseFrame { code: number, reason: code.text().into() }
 }
 
