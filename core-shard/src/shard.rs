@@ -82,6 +82,12 @@ impl Shard {
         self.sessions.wants_input(self.cx.limits(), session)
     }
 
+    /// Whether to take more durable commands now; `false`: too many wait for entities that are being loaded.
+    #[must_use]
+    pub fn wants_commands(&self) -> bool {
+        self.cx.counters.waiting < self.cx.limits().load_queue_max as u64
+    }
+
     /// Bytes of frames that wait for a session. Unit: bytes.
     #[must_use]
     pub fn waiting_size(&self, session: SessionId) -> usize {

@@ -93,6 +93,12 @@ impl Ledger {
         self.stored.entry(conversation).or_default().push((seq, body.to_vec()));
     }
 
+    /// Whether a conversation was read from the store already.
+    #[must_use]
+    pub fn has_stored(&self, conversation: ConversationId) -> bool {
+        self.stored.contains_key(&conversation)
+    }
+
     /// Compares. `is_unique` says which contents were sent only once, as messages.
     #[must_use]
     pub fn verdict(&self, is_unique: impl Fn(&[u8]) -> bool) -> Verdict {

@@ -106,6 +106,8 @@ pub struct ShardStore {
     counters: StoreCounters,
     due: Due,
     caught_up: bool,
+    /// The shard takes no durable commands at present.
+    paused: bool,
 }
 
 impl ShardStore {
@@ -119,7 +121,13 @@ impl ShardStore {
             counters: StoreCounters::default(),
             due: Due::default(),
             caught_up: false,
+            paused: false,
         }
+    }
+
+    /// Stops handing out durable commands, or goes on: a shard pauses while too many of them wait for an answer of the view.
+    pub const fn pause_commands(&mut self, paused: bool) {
+        self.paused = paused;
     }
 
     /// Queues a command for a partition's log. Answered by `Logged` at the owner, or `AppendFailed` here.
@@ -137,7 +145,9 @@ impl ShardStore {
         }
         let size = Append::size(&record);
         let queued = self.queues().map_or(0, |queues| queues.append.load(Relaxed));
-        if queued + size > self.limits.append_queue_size_max {
+        // What a durable command caused goes before new ones: rows and checkpoint wait for it.
+        let share = if record.head.cause_position == 0 { 1 } else { 2 };
+        if queued + size > self.limits.append_queue_size_max * share {
             return Err((record, self.busy()));
         }
         // Counted first: the journal may take it, and count it off, before this returns.
@@ -232,7 +242,7 @@ impl ShardStore {
             self.counters.queries_open = self.counters.queries_open.saturating_sub(1);
             return Some(Input::Viewed { ticket, reply });
         }
-        if self.holds_back() {
+        if self.paused || self.holds_back() {
             if !self.ends.journal.is_empty() {
                 self.counters.held_back += 1;
             }
