@@ -1,2 +1,43 @@
-//! Placeholder.
-fn main() {}
+//! `tern-chat`: the terminal client, and its commands for scripts. Parses, runs, reports.
+
+mod args;
+mod failure;
+mod json;
+mod profile;
+mod prompt;
+mod script;
+mod text;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::Cli;
+use failure::{Cause, Failure};
+use profile::Profile;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "tern-chat: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let profile = Profile::new(cli.common)?;
+    match cli.command {
+        Some(command) => script::run(&profile, command).await,
+        None => Err(Failure::new(Cause::Local, "no terminal client yet")),
+    }
+}

@@ -44,6 +44,14 @@ pub enum WireError {
     Refused(String),
 }
 
+impl WireError {
+    /// Whether it is the server's certificate or key that is wrong: trying again does not help, and must not be silent.
+    #[must_use]
+    pub fn is_untrusted(&self) -> bool {
+        crate::connect::is_untrusted(self)
+    }
+}
+
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
