@@ -4,18 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tern_protocol::server::{content, event};
-use tern_protocol::{ConversationId, Timestamp, UserId};
+use tern_protocol::server::{DirectoryEntry, content, event};
+use tern_protocol::{ConversationId, RejectCode, Timestamp, UserId};
 
 use crate::client::{Device, Link};
 use crate::model::{self, Truth};
 use crate::sync::Start;
 use crate::wire::{EventCopy, Op};
-use crate::witness::Witness;
+use crate::witness::{Refused, Witness};
 use crate::world::World;
 
 /// How long a shard may still be delivered to after a user's last session there ended, and before it is known to be there.
 const ATTACHMENT_SLACK: Duration = Duration::from_secs(10);
+
+/// How long news of coming in may take to reach a user's own log and sessions while things go wrong.
+const NEWS_SLACK: Duration = Duration::from_secs(5);
 
 type Truths = BTreeMap<ConversationId, Truth>;
 
@@ -28,6 +31,7 @@ impl World {
         same_for_all(&truths, witness);
         acked_is_stored(&truths, witness);
         refused_is_not_stored(&truths, witness);
+        members_are_known(&truths, witness);
         seen_is_allowed(&truths, witness);
         for device in devices {
             applied_in_order(&truths, device, witness);
@@ -122,16 +126,39 @@ fn refused_is_not_stored(truths: &Truths, witness: &mut Witness) {
         truths.values().flat_map(|truth| &truth.events).map(|event| (event.sender, event.request)).collect();
     let lies: Vec<_> =
         witness.rejects.iter().filter(|(key, _)| made.contains(key)).map(|(k, v)| (*k, v.clone())).collect();
-    for ((user, request), (op, code)) in lies {
+    for ((user, request), refused) in lies {
+        let Refused { op, code, .. } = refused;
         witness.violation("M5", format!("{user} request {request:#x} {op:?} was refused as {code:?} and is stored"));
     }
     let both: Vec<_> = witness.rejects.keys().filter(|key| witness.acks.contains_key(key)).copied().collect();
     for (user, request) in both {
-        let (op, code) = &witness.rejects[&(user, request)];
+        let Refused { op, code, .. } = &witness.rejects[&(user, request)];
         if op.makes_an_event() {
             let what = format!("{user} request {request:#x} {op:?} was acked and refused: {code:?}");
             witness.violation("M3", what);
         }
+    }
+}
+
+/// M5: "you are not in it" is not said to somebody who was, well before and well after.
+fn members_are_known(truths: &Truths, witness: &mut Witness) {
+    let mut found = Vec::new();
+    for ((user, _), refused) in witness.rejects.iter().filter(|(_, refused)| refused.code == RejectCode::NotFound) {
+        // Joining what cannot be joined is refused in the same words.
+        let joins = matches!(refused.op, Op::Join { .. });
+        let id = refused.op.conversation().filter(|id| *id != ConversationId::WORLD && !joins);
+        let Some((id, truth)) = id.and_then(|id| Some((id, truths.get(&id)?))) else { continue };
+        let time_of = |seq| truth.at(seq).map_or(Timestamp::ZERO, |event| Timestamp::from_raw(event.time));
+        let mut stays = truth.stays.get(user).into_iter().flatten();
+        if stays.any(|stay| {
+            let left_late = stay.last.is_none_or(|last| time_of(last) > refused.at.after(NEWS_SLACK));
+            time_of(stay.join).after(NEWS_SLACK) < refused.since && left_late
+        }) {
+            found.push(format!("{user} is in {id} and is told otherwise: {refused:?}"));
+        }
+    }
+    for what in found {
+        witness.violation("M5", what);
     }
 }
 
@@ -212,6 +239,9 @@ fn directory_is_true(truths: &Truths, device: &Device, witness: &mut Witness) {
             let what = format!("{user} {id}: unread {unread}, by count {expected}; {entry:?} against {member:?}");
             witness.violation("M8", what);
         }
+        if let Err(why) = entry_shows_the_truth(truth, user, entry) {
+            witness.violation("M12", format!("{user} {id}: {why}: {entry:?} against {member:?}"));
+        }
         let last = truth.events.last().map_or(0, |event| event.time);
         let head = (entry.head, entry.head_visible, entry.head_time);
         let own = (entry.join, entry.read, entry.role, u64::from(entry.members));
@@ -224,6 +254,24 @@ fn directory_is_true(truths: &Truths, device: &Device, witness: &mut Witness) {
             let what = format!("{user} {id}: {entry:?} against {member:?}, head {}, {join_visible}", truth.head());
             witness.violation("M8", what);
         }
+    }
+}
+
+/// M12, M8: a preview shows what this user may read, as it reads now; a direct conversation shows the other one's cursor.
+fn entry_shows_the_truth(truth: &Truth, user: UserId, entry: &DirectoryEntry) -> Result<(), &'static str> {
+    let shown = |event: &&EventCopy| event.kind == event::MESSAGE && event.sender.raw() == entry.preview_sender;
+    let mut readable = truth.events.iter().filter(|event| truth.may_see(user, event.seq));
+    let reads_so = |event: &EventCopy| event.content != content::RECALLED && event.body.starts_with(&entry.preview);
+    if entry.preview_sender != 0 && !readable.by_ref().filter(shown).any(reads_so) {
+        return Err("the preview is of nothing that may be read");
+    }
+    let peer = truth.events.first().and_then(|event| event.conversation.peer_of(user));
+    match peer.and_then(|peer| truth.members.get(&peer)) {
+        Some(peer) if entry.peer_read != peer.read => Err("the peer has read up to elsewhere"),
+        Some(_) if entry.peer_delivered < entry.peer_read || entry.peer_delivered > truth.head() => {
+            Err("the peer has what is not there, or reads what has not arrived")
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -251,6 +299,16 @@ fn audit_is_complete(truths: &Truths, device: &Device, witness: &mut Witness) {
         };
         let first = truth.stays.get(&device.user).and_then(|stays| stays.last()).map_or(1, |stay| stay.first.max(1));
         let wanted = truth.events.iter().filter(|event| event.seq >= first);
+        let members: Vec<_> = audit.members.get(id).into_iter().flatten().collect();
+        let same = |member: &&tern_protocol::server::Member| {
+            truth
+                .members
+                .get(&UserId::from_raw(member.user))
+                .is_some_and(|truth| (member.join, member.read, member.role) == (truth.join, truth.read, truth.role))
+        };
+        if members.len() != truth.members.len() || !members.iter().all(same) {
+            witness.violation("M8", format!("{id}: members {members:?} against {:?}", truth.members));
+        }
         if !wanted.eq(events.iter()) {
             let read: Vec<_> = events.iter().map(|event| event.seq).collect();
             let what = format!("{} reads {read:?} of {id}, {first}..={}", device.user, truth.head());

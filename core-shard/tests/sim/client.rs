@@ -9,12 +9,13 @@ use tern_core_shard::io::Lane;
 use tern_protocol::client::At;
 use tern_protocol::limit::KNOWN_FRESH;
 use tern_protocol::placement::mix64;
-use tern_protocol::{CloseCode, ConversationId, DeviceId, RejectCode, UserId};
+use tern_protocol::{CloseCode, ConversationId, DeviceId, RejectCode, Timestamp, UserId};
 
+use crate::audit::Audit;
 use crate::rng::Rng;
 use crate::sync::{Chat, Flow, Walk};
 use crate::wire::{self, FromServer, Op};
-use crate::witness::{Acked, Witness};
+use crate::witness::{Acked, Refused, Witness};
 
 /// Why a device wakes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,7 @@ pub(crate) enum Wake {
 
 /// What a device is given, and what it wants done.
 pub(crate) struct Cx<'a> {
+    pub(crate) now: Timestamp,
     pub(crate) rng: &'a mut Rng,
     pub(crate) witness: &'a mut Witness,
     /// Frames to send.
@@ -74,6 +76,7 @@ pub(crate) struct Pending {
     /// What the device had when it first tried.
     pub(crate) known: u64,
     pub(crate) attempts: u32,
+    pub(crate) since: Timestamp,
     pub(crate) stage: Stage,
 }
 
@@ -88,8 +91,8 @@ pub(crate) enum Ask {
     Walk,
     /// All of a conversation, at the end.
     Audit(ConversationId),
-    /// A look at something, perhaps at what is not ours.
-    Browse(ConversationId),
+    /// A look at something, perhaps at what is not ours: from where, and in which direction.
+    Browse(ConversationId, u64, u8),
 }
 
 /// One device of a user.
@@ -117,7 +120,7 @@ pub(crate) struct Device {
     pub(crate) awaited: BTreeSet<ConversationId>,
     /// The last complete listing.
     pub(crate) listing: Option<Walk>,
-    pub(crate) audit: Option<crate::sync::Audit>,
+    pub(crate) audit: Option<Audit>,
     /// What was told of others' presence, in order.
     pub(crate) presence: Vec<(UserId, bool)>,
     /// How connections ended.
@@ -181,6 +184,14 @@ impl Device {
         cx.send.push(wire::hello(self.user_seq, token, &positions));
     }
 
+    /// The app was installed anew: it knows who it is and nothing else.
+    pub(crate) fn reinstall(&mut self) {
+        self.past.append(&mut std::mem::take(&mut self.chats).into_iter().collect());
+        self.pending.clear();
+        self.listing = None;
+        self.user_seq = 0;
+    }
+
     /// The connection is gone: what was not answered is sent again on the next one.
     pub(crate) fn disconnect(&mut self, code: Option<CloseCode>) {
         self.closes.extend(code);
@@ -208,7 +219,7 @@ impl Device {
         let request = self.fresh_request();
         let known = op.conversation().and_then(|id| self.chats.get(&id)).map_or(0, |chat| chat.position);
         self.ops.insert(request, op.clone());
-        self.pending.insert(request, Pending { op, known, attempts: 0, stage: Stage::Waiting });
+        self.pending.insert(request, Pending { op, known, attempts: 0, since: cx.now, stage: Stage::Waiting });
         if self.link == Link::Up {
             self.send(cx, request);
         }
@@ -293,7 +304,10 @@ impl Device {
                 self.on_history(cx, request.raw(), conversation, head, first, &events);
             }
             FromServer::Directory { request, more, entries } => self.on_directory(cx, request, more, &entries),
-            FromServer::Members { request } | FromServer::Profiles { request } => {
+            FromServer::Members { request, conversation, more, members } => {
+                self.on_members(cx, request, conversation, more, &members);
+            }
+            FromServer::Profiles { request } => {
                 if self.asks.remove(&request).is_none() {
                     cx.witness.violation("M5", format!("{} got an answer to nothing", self.user));
                 }
@@ -365,9 +379,9 @@ impl Device {
             pending.stage = Stage::CatchingUp { anchor: pending.known };
             self.catch_up(cx, request);
         } else {
-            let op = pending.op.clone();
+            let refused = Refused { op: pending.op.clone(), code, since: pending.since, at: cx.now };
             self.pending.remove(&request);
-            cx.witness.rejects.insert((self.user, request), (op, code));
+            cx.witness.rejects.insert((self.user, request), refused);
         }
     }
 
@@ -397,7 +411,7 @@ impl Device {
                 cx.wake.push((pause, Wake::Walk));
             }
             Ask::Audit(id) => self.refused_audit(cx, id, not_found, pause),
-            Ask::Browse(_) => {}
+            Ask::Browse(..) => {}
         }
     }
 

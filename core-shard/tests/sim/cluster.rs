@@ -17,9 +17,21 @@ use crate::world::{Account, Event, World};
 /// An HTTP request of the world.
 #[derive(Debug, Clone)]
 pub(crate) enum Ticket {
-    Register { name: String },
-    Open { user: UserId, device: DeviceId },
-    Revoke { device: usize },
+    Register {
+        name: String,
+    },
+    Open {
+        user: UserId,
+        device: DeviceId,
+    },
+    Revoke {
+        device: usize,
+    },
+    /// Of a scenario; the answer is kept under its label.
+    Plain {
+        label: u64,
+        request: Request,
+    },
 }
 
 impl World {
@@ -175,7 +187,9 @@ impl World {
     }
 
     fn append(&mut self, shard: usize, partition: PartitionId, record: tern_core_shard::io::Record) {
-        let failure = self.rng.faults.chance(self.faults.append_fail).then(|| match self.rng.faults.below(3) {
+        let down = self.is_down("log", self.faults.log_down);
+        let fails = down || self.rng.faults.chance(self.faults.append_fail);
+        let failure = fails.then(|| match if down { 1 } else { self.rng.faults.below(3) } {
             0 => AppendFailure::Busy,
             1 => AppendFailure::Unavailable,
             _ => AppendFailure::Unknown,
@@ -213,6 +227,9 @@ impl World {
 
     /// The view applies what waits, and says so.
     pub(crate) fn apply(&mut self) {
+        if self.is_down("view", self.faults.view_down) {
+            return self.schedule.after(Duration::from_millis(300), Event::Apply { run: self.run });
+        }
         let (done, more) = self.view.apply();
         for (partition, position) in done {
             let shard = Self::shard_index(self.placement.shard(partition));
@@ -228,7 +245,8 @@ impl World {
 
     /// The view looks, and answers later: what it sees may be older than what it confirms before the answer arrives.
     pub(crate) fn query(&mut self, shard: usize, ticket: u64, query: &tern_core_shard::io::ViewQuery) {
-        let reply = if self.rng.faults.chance(self.faults.view_fail) {
+        let down = self.is_down("view", self.faults.view_down);
+        let reply = if down || self.rng.faults.chance(self.faults.view_fail) {
             Err(if self.rng.faults.chance(500) { ViewError::Busy } else { ViewError::Failed })
         } else {
             Ok(self.view.answer(query))
@@ -240,7 +258,12 @@ impl World {
     /// The process dies if the plan still wants that.
     pub(crate) fn crash_by_plan(&mut self) {
         let Some(mean) = self.faults.crash else { return };
-        if self.alive {
+        if self.is_up() && self.rng.faults.chance(self.faults.graceful) {
+            for shard in 0..self.shards.len() {
+                self.turn(shard, Input::Drain { spread_ms: 500 });
+            }
+            self.schedule.after(Duration::from_millis(1_500), Event::Stop);
+        } else if self.alive {
             self.crash();
         }
         let mean = u64::try_from(mean.as_micros()).unwrap_or(1);
@@ -260,7 +283,7 @@ impl World {
         self.logged_clock.fill(now);
         self.lose_connections();
         let asked: Vec<_> = std::mem::take(&mut self.tickets).into_values().collect();
-        for ticket in asked {
+        for ticket in asked.into_iter().filter(|ticket| !matches!(ticket, Ticket::Plain { .. })) {
             self.schedule.after(Duration::from_secs(1), Event::Call(ticket));
         }
         let pause = self.rng.faults.span((1_000, 1_000_000));
@@ -297,6 +320,7 @@ impl World {
                 let request = Request::OpenDevice { user: *user, device: *device, secret, name, devices_max: 64 };
                 (self.placement.home(*user), request)
             }
+            Ticket::Plain { request, .. } => (self.owner_of(request), request.clone()),
             Ticket::Revoke { device } => {
                 self.accounts[*device].revoked = true;
                 let device = &self.devices[*device];
@@ -306,6 +330,18 @@ impl World {
         };
         self.tickets.insert(number, ticket);
         self.turn(Self::shard_index(shard), Input::Request { ticket: number, request });
+    }
+
+    fn owner_of(&self, request: &Request) -> ShardId {
+        match request {
+            Request::Register { name, .. } | Request::FindAccount { name } => {
+                self.placement.shard(self.placement.of_account(name))
+            }
+            Request::OpenDevice { user, .. }
+            | Request::RotateDevice { user, .. }
+            | Request::CloseDevice { user, .. }
+            | Request::ListDevices { user } => self.placement.home(*user),
+        }
     }
 
     fn on_reply(&mut self, number: u64, reply: Reply) {
@@ -330,6 +366,9 @@ impl World {
                 self.schedule.after(Duration::ZERO, Event::Connect(index));
                 self.schedule.after(Duration::from_millis(500), Event::Act(index));
                 self.accounts.push(Account { token, conn: None, held: false, revoked: false, revoked_at: None });
+            }
+            (Ticket::Plain { label, .. }, reply) => {
+                self.answers.insert(label, reply);
             }
             (Ticket::Revoke { device }, Reply::Closed { .. }) => {
                 self.accounts[device].revoked_at = Some(self.now());

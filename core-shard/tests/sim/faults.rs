@@ -10,6 +10,9 @@ use crate::rng::Rng;
 /// Range of a delay. Unit: microseconds, both ends included.
 pub(crate) type Span = (u64, u64);
 
+/// How long the log or the view is down or up at least. Unit: microseconds.
+pub(crate) const SLICE: u64 = 1_500_000;
+
 /// How often things go wrong, and how long things take.
 #[derive(Debug, Clone)]
 pub(crate) struct Faults {
@@ -29,6 +32,16 @@ pub(crate) struct Faults {
     pub(crate) datagram_loss: u32,
     /// Reliable delivery of one event frame lost on the way in a thousand. No transport does that: for one scenario only.
     pub(crate) event_loss: u32,
+    /// Slices of time in which the log accepts nothing, in a thousand. See [`SLICE`].
+    pub(crate) log_down: u32,
+    /// Slices of time in which the view neither applies nor answers, in a thousand.
+    pub(crate) view_down: u32,
+    /// Crashes that are announced: the shards are drained first. In a thousand.
+    pub(crate) graceful: u32,
+    /// Connections before which the app was installed anew and knows nothing, in a thousand.
+    pub(crate) reinstall: u32,
+    /// From losing a connection to the next one.
+    pub(crate) away: Span,
     /// Replay begins up to so many positions before the view's checkpoint.
     pub(crate) replay_overlap: u64,
     /// From append to durable.
@@ -57,6 +70,11 @@ impl Faults {
             duplicate: 0,
             datagram_loss: 0,
             event_loss: 0,
+            log_down: 0,
+            view_down: 0,
+            graceful: 0,
+            reinstall: 0,
+            away: (1_000, 1_500_000),
             replay_overlap: 0,
             log: (200, 2_000),
             logged: (5, 100),
@@ -78,6 +96,11 @@ impl Faults {
             duplicate: if rng.chance(500) { u32::try_from(rng.between(5, 150)).unwrap_or(5) } else { 0 },
             datagram_loss: if rng.chance(500) { 200 } else { 0 },
             event_loss: 0,
+            log_down: if rng.chance(200) { 150 } else { 0 },
+            view_down: if rng.chance(200) { 200 } else { 0 },
+            graceful: if rng.chance(300) { 500 } else { 0 },
+            reinstall: if rng.chance(300) { 100 } else { 0 },
+            away: if rng.chance(250) { (1_000, 15_000_000) } else { (1_000, 1_500_000) },
             replay_overlap: if rng.chance(300) { rng.between(1, 40) } else { 0 },
             log: if slow_log { (1_000, 300_000) } else { (200, 3_000) },
             logged: if rng.chance(200) { (5, 50_000) } else { (5, 200) },
@@ -106,6 +129,8 @@ pub(crate) struct Plan {
     pub(crate) active: Duration,
     /// Mean time between two acts of one device. Unit: microseconds.
     pub(crate) pace: u64,
+    /// Most is said in one conversation: gaps grow beyond what memory holds.
+    pub(crate) hot: bool,
     /// Bounds of the shards.
     pub(crate) limits: Limits,
     /// What goes wrong while clients act.
@@ -127,6 +152,7 @@ impl Plan {
             devices_max: 1,
             active: Duration::ZERO,
             pace: 1_000_000,
+            hot: false,
             limits: Limits { world: false, ping_interval: Duration::from_secs(5), ..Limits::default() },
             faults: Faults::none(),
             sabotage: None,
@@ -139,7 +165,11 @@ impl Plan {
         let mut rng = Rng::stream(seed, "plan");
         let shards = [1, 2, 2, 4].get(rng.index(4)).copied().unwrap_or(1);
         let partitions = [4, 16, 64].get(rng.index(3)).copied().unwrap_or(64);
-        let faults = Faults::draw(&mut rng);
+        let mut faults = Faults::draw(&mut rng);
+        let hot = rng.chance(60);
+        if hot {
+            (faults.away, faults.disconnect) = ((1_000, 12_000_000), 10);
+        }
         let devices_max = rng.between(1, 3);
         Self {
             seed,
@@ -147,8 +177,9 @@ impl Plan {
             partitions,
             users: usize::try_from(rng.between(3, 9)).unwrap_or(3),
             devices_max,
-            active: Duration::from_secs(rng.between(10, 40)),
-            pace: rng.between(150_000, 1_500_000),
+            active: Duration::from_secs(if hot { 15 } else { rng.between(10, 40) }),
+            pace: if hot { 60_000 } else { rng.between(150_000, 1_500_000) },
+            hot,
             limits: draw_limits(&mut rng, devices_max),
             faults,
             sabotage: None,

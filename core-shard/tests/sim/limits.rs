@@ -72,7 +72,7 @@ fn full_group_takes_nobody() {
     let conversation = world.group(0, &[ada, bob]);
     let request = world.submit(ada, Op::Invite { conversation, users: vec![world.user(eve).raw()] });
     assert!(world.wait_for(ada, request));
-    assert_eq!(world.witness.rejects[&(world.user(ada), request)].1, RejectCode::GroupFull);
+    assert_eq!(world.witness.rejects[&(world.user(ada), request)].code, RejectCode::GroupFull);
     world.check_invariants();
 }
 
@@ -106,7 +106,7 @@ fn questions_that_wait_for_a_load_are_bounded() {
     for device in &people {
         world.with_device(*device, |device, cx| {
             for _ in 0..4 {
-                let request = device.ask(crate::client::Ask::Browse(room));
+                let request = device.ask(crate::client::Ask::Browse(room, 0, 1));
                 cx.send.push(wire::history(request, room, 0, 10, 1));
             }
         });
@@ -144,7 +144,7 @@ fn asking_without_reading_is_bounded() {
     world.set_reading(bob, false);
     world.with_device(bob, |device, cx| {
         for _ in 0..100 {
-            let request = device.ask(crate::client::Ask::Browse(chat));
+            let request = device.ask(crate::client::Ask::Browse(chat, 0, 1));
             cx.send.push(wire::history(request, chat, 0, 100, 1));
         }
     });

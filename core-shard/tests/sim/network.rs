@@ -88,6 +88,9 @@ impl World {
         } else {
             self.rng.net.index(self.shards.len())
         };
+        if self.rng.net.chance(self.faults.reinstall) {
+            self.devices[index].reinstall();
+        }
         let slow = self.rng.net.chance(self.faults.slow);
         let forged = self.plan.active > Duration::ZERO && self.faults.disconnect > 0 && self.rng.net.chance(20);
         let session = self.slots.take();
@@ -344,11 +347,8 @@ impl World {
             self.witness.violation("M5", format!("device {index} was closed for no reason of its own: {code:?}"));
         }
         self.devices[index].disconnect(code);
-        let pause = self.rng.net.span(if code == Some(CloseCode::TooManySessions) {
-            (1_000_000, 4_000_000)
-        } else {
-            (1_000, 1_500_000)
-        });
+        let crowded = code == Some(CloseCode::TooManySessions);
+        let pause = self.rng.net.span(if crowded { (1_000_000, 4_000_000) } else { self.faults.away });
         self.schedule.after(pause, Event::Connect(index));
     }
 

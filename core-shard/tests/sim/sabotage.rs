@@ -151,7 +151,7 @@ fn events_dropped_before_the_view_has_them_are_noticed() {
         world.say_many(ada, chat, 600, 10);
         // Read from the beginning while only memory can have it.
         world.with_device(ada, |device, cx| {
-            let request = device.ask(crate::client::Ask::Browse(chat));
+            let request = device.ask(crate::client::Ask::Browse(chat, 0, 1));
             cx.send.push(crate::wire::history(request, chat, 0, 256, 1));
             device.start_audit(cx);
         });

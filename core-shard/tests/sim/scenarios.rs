@@ -337,7 +337,7 @@ fn live_chat_goes_on_while_the_view_is_behind() {
     world.run_for(Duration::from_millis(500));
     assert_eq!(world.screen(bob, chat).len(), 400);
     world.with_device(bob, |device, cx| {
-        let request = device.ask(Ask::Browse(chat));
+        let request = device.ask(Ask::Browse(chat, 0, 1));
         cx.send.push(wire::history(request, chat, 0, 256, 1));
     });
     world.run_for(Duration::from_secs(1));
@@ -368,11 +368,11 @@ fn stranger_gets_nothing() {
     for op in ops {
         let request = world.submit(eve, op.clone());
         assert!(world.wait_for(eve, request), "{op:?} is not answered");
-        assert_eq!(world.witness.rejects[&(world.user(eve), request)].1, RejectCode::NotFound, "{op:?}");
+        assert_eq!(world.witness.rejects[&(world.user(eve), request)].code, RejectCode::NotFound, "{op:?}");
     }
     world.client_sends(eve, wire::typing(conversation, 1));
     world.with_device(eve, |device, cx| {
-        let request = device.ask(Ask::Browse(conversation));
+        let request = device.ask(Ask::Browse(conversation, 0, 1));
         cx.send.push(wire::history(request, conversation, 0, 10, 1));
     });
     world.settle();

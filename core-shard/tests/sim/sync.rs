@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tern_core_shard::io::Lane;
 use tern_protocol::server::{DirectoryEntry, Head, event, user_event};
-use tern_protocol::{ConversationId, RejectCode, UserId};
+use tern_protocol::{ConversationId, UserId};
 
 use crate::client::{Ask, Cx, Device, Link, Wake};
 use crate::wire::{self, EventCopy};
@@ -121,16 +121,6 @@ pub(crate) struct Walk {
     again: bool,
 }
 
-/// All that the server has for this user, read from the beginning.
-#[derive(Debug, Default)]
-pub(crate) struct Audit {
-    /// Still to read, and from where.
-    left: Vec<(ConversationId, u64)>,
-    started: bool,
-    pub(crate) events: BTreeMap<ConversationId, Vec<EventCopy>>,
-    pub(crate) done: bool,
-}
-
 impl Device {
     /// A live or resumed event.
     pub(crate) fn on_event(&mut self, cx: &mut Cx<'_>, lane: Lane, event: &EventCopy) {
@@ -216,8 +206,21 @@ impl Device {
             Ask::Repair(asked) if asked == id => self.on_repair(cx, id, head, first, events),
             Ask::CatchUp(of) => self.caught_up(cx, of, head, events),
             Ask::Audit(asked) if asked == id => self.on_audit(cx, id, head, first, events),
-            Ask::Browse(asked) if asked == id => {}
-            Ask::Repair(_) | Ask::Audit(_) | Ask::Browse(_) | Ask::Walk => {
+            Ask::Browse(asked, anchor, direction) if asked == id => {
+                // A page begins (or ends) next to its anchor, and is empty only if nothing is there.
+                let (found, expected) = if direction == 1 {
+                    (events.first(), anchor.saturating_add(1).max(first))
+                } else {
+                    (events.last(), anchor.saturating_sub(1).min(head))
+                };
+                let there = (first.max(1)..=head).contains(&expected);
+                if found.map(|event| event.seq) != there.then_some(expected) {
+                    let found = found.map(|event| event.seq);
+                    let what = format!("{id} {first}..={head}: {direction} from {anchor} yields {found:?}");
+                    cx.witness.violation("M4", what);
+                }
+            }
+            Ask::Repair(_) | Ask::Audit(_) | Ask::Browse(..) | Ask::Walk => {
                 cx.witness.violation("M5", format!("{} asked {ask:?} and got {id}", self.user));
             }
         }
@@ -420,65 +423,5 @@ impl Device {
         if self.chats.get(&id).is_some_and(|chat| chat.position < chat.target) {
             self.repair(cx, id);
         }
-    }
-
-    /// Begins to read everything again: the directory, then each conversation from its first readable event.
-    pub(crate) fn start_audit(&mut self, cx: &mut Cx<'_>) {
-        self.audit = Some(Audit::default());
-        self.listing = None;
-        self.start_walk(cx);
-        cx.wake.push((Duration::from_millis(100), Wake::Audit));
-    }
-
-    /// Asks for the next page of the audit.
-    pub(crate) fn continue_audit(&mut self, cx: &mut Cx<'_>) {
-        let Some(audit) = self.audit.as_mut() else { return };
-        if !audit.started {
-            let Some(listing) = &self.listing else {
-                self.start_walk(cx);
-                cx.wake.push((Duration::from_millis(100), Wake::Audit));
-                return;
-            };
-            audit.started = true;
-            audit.left = listing.entries.keys().map(|id| (*id, 0)).collect();
-        }
-        if self.asks.values().any(|ask| matches!(ask, Ask::Audit(_))) {
-            return;
-        }
-        let Some((id, anchor)) = audit.left.last().copied() else {
-            audit.done = true;
-            return;
-        };
-        audit.events.entry(id).or_default();
-        let request = self.ask(Ask::Audit(id));
-        cx.send.push(wire::history(request, id, anchor, 100, 1));
-    }
-
-    fn on_audit(&mut self, cx: &mut Cx<'_>, id: ConversationId, head: u64, first: u64, events: &[EventCopy]) {
-        let Some(audit) = self.audit.as_mut() else { return };
-        let Some((_, anchor)) = audit.left.last_mut() else { return };
-        let expected = (*anchor + 1).max(first);
-        if head >= expected && events.first().is_none_or(|event| event.seq != expected) {
-            let seqs = (events.first().map(|event| event.seq), events.last().map(|event| event.seq));
-            cx.witness.violation("M4", format!("{id}: page from {expected} to head {head} holds {seqs:?}"));
-        }
-        *anchor = events.last().map_or(head, |event| event.seq);
-        if *anchor >= head || events.is_empty() {
-            audit.left.pop();
-        }
-        audit.events.entry(id).or_default().extend(events.iter().cloned());
-        self.continue_audit(cx);
-    }
-
-    /// A page of the audit was refused.
-    pub(crate) fn refused_audit(&mut self, cx: &mut Cx<'_>, id: ConversationId, not_found: bool, pause: Duration) {
-        if not_found {
-            let what = format!("{} lists {id} but may not read it: {:?}", self.user, RejectCode::NotFound);
-            cx.witness.violation("M12", what);
-            if let Some(audit) = self.audit.as_mut() {
-                audit.left.pop();
-            }
-        }
-        cx.wake.push((pause, Wake::Audit));
     }
 }

@@ -3,13 +3,13 @@
 
 use bytes::Bytes;
 use tern_protocol::client::{
-    At, CreateGroup, EditMessage, GetDirectory, GetHistory, Hello, Invite, JoinGroup, Kick, LeaveGroup, MoveCursor,
-    OpenDirect, Ping, RecallMessage, SendMessage, SetRole, Typing, WatchPresence,
+    At, CreateGroup, EditMessage, GetDirectory, GetHistory, GetMembers, Hello, Invite, JoinGroup, Kick, LeaveGroup,
+    MoveCursor, OpenDirect, Ping, RecallMessage, SendMessage, SetRole, Typing, WatchPresence,
 };
 use tern_protocol::frame::{self, Encode, Frame};
 use tern_protocol::server::{
-    Ack, DirectoryEntry, DirectoryPage, Drain, Event, Head, HistoryPage, MembersPage, Pong, PresenceNotice, Profiles,
-    Receipt, Reject, Reset, TypingNotice, UserEvent, Welcome,
+    Ack, DirectoryEntry, DirectoryPage, Drain, Event, Head, HistoryPage, Member, MembersPage, Pong, PresenceNotice,
+    Profiles, Receipt, Reject, Reset, TypingNotice, UserEvent, Welcome,
 };
 use tern_protocol::{ConversationId, FrameError, RequestId, UserId};
 
@@ -211,6 +211,11 @@ pub(crate) fn history(request: u128, id: ConversationId, anchor: u64, limit: u16
     bytes(&GetHistory { request, conversation: id.raw(), anchor, limit, direction })
 }
 
+/// A page of members.
+pub(crate) fn members(request: u128, id: ConversationId, after: u64, limit: u16) -> Bytes {
+    bytes(&GetMembers { request, conversation: id.raw(), after, limit })
+}
+
 /// A page of the directory.
 pub(crate) fn directory(request: u128, before_time: u64, before_conversation: u128, limit: u16) -> Bytes {
     bytes(&GetDirectory { request, before_time, before_conversation, limit })
@@ -245,7 +250,7 @@ pub(crate) enum FromServer {
     Presence { user: UserId, online: bool },
     History { request: RequestId, conversation: ConversationId, head: u64, first: u64, events: Vec<EventCopy> },
     Directory { request: u128, more: bool, entries: Vec<DirectoryEntry> },
-    Members { request: u128 },
+    Members { request: u128, conversation: ConversationId, more: bool, members: Vec<Member> },
     Profiles { request: u128 },
     UserEvent { user_seq: u64, conversation: ConversationId, kind: u8 },
     Pong { nonce: u64, user_seq: u64, heads: Vec<Head> },
@@ -313,7 +318,15 @@ impl FromServer {
                 Self::Directory { request: f.request.to_native(), more: f.more == 1, entries }
             }
             MembersPage::KIND => {
-                Self::Members { request: frame::decode_archive::<MembersPage<'_>>(archive)?.request.to_native() }
+                let f = frame::decode_archive::<MembersPage<'_>>(archive)?;
+                let (request, conversation) = (f.request.to_native(), id(f.conversation.to_native()));
+                let members = f.members.iter().map(|member| Member {
+                    user: member.user.to_native(),
+                    join: member.join.to_native(),
+                    read: member.read.to_native(),
+                    role: member.role,
+                });
+                Self::Members { request, conversation, more: f.more == 1, members: members.collect() }
             }
             Profiles::KIND => {
                 Self::Profiles { request: frame::decode_archive::<Profiles>(archive)?.request.to_native() }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use tern_core_shard::io::{Row, Table};
-use tern_protocol::{ConversationId, PartitionId, Position, RejectCode, UserId};
+use tern_protocol::{ConversationId, PartitionId, Position, RejectCode, Timestamp, UserId};
 
 use crate::wire::{EventCopy, Op};
 
@@ -24,6 +24,17 @@ pub(crate) struct Acked {
     pub(crate) conversation: ConversationId,
     pub(crate) seq: u64,
     pub(crate) time: u64,
+}
+
+/// A request that ended in a refusal.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    pub(crate) op: Op,
+    pub(crate) code: RejectCode,
+    /// When it was first made.
+    pub(crate) since: Timestamp,
+    /// When the refusal came.
+    pub(crate) at: Timestamp,
 }
 
 /// How much happened: shows that a run met what it was meant to meet.
@@ -51,7 +62,7 @@ pub(crate) struct Witness {
     /// First ack of each request, by sender.
     pub(crate) acks: BTreeMap<(UserId, u128), (Op, Acked)>,
     /// Requests that ended in a refusal which the client does not retry.
-    pub(crate) rejects: BTreeMap<(UserId, u128), (Op, RejectCode)>,
+    pub(crate) rejects: BTreeMap<(UserId, u128), Refused>,
     /// Distinct versions of each event that any client was sent.
     pub(crate) versions: BTreeMap<(ConversationId, u64), BTreeSet<EventCopy>>,
     /// Which events each user was sent.

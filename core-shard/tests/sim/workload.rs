@@ -36,6 +36,10 @@ impl World {
         let own = self.rng.work.pick(&chats).copied();
         let any = self.rng.work.pick(&self.known).copied();
         let user = self.rng.work.pick(&self.users).copied().unwrap_or(self.devices[index].user);
+        if self.plan.hot && self.rng.work.chance(850) {
+            let hot = self.known.first().copied().filter(|id| chats.contains(id));
+            return hot.map_or((), |id| self.act_send(index, id));
+        }
         match (self.rng.work.below(100), own, any) {
             (0..38, Some(id), _) => self.act_send(index, id),
             (38..50, Some(id), _) => self.act_revise(index, id),
@@ -148,7 +152,7 @@ impl World {
             _ => (rng.below(60), 1),
         };
         self.with_device(index, |device, cx| {
-            let request = device.ask(Ask::Browse(id));
+            let request = device.ask(Ask::Browse(id, anchor, direction));
             cx.send.push(wire::history(request, id, anchor, limit, direction));
         });
     }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tern_core_shard::Shard;
-use tern_core_shard::io::{Claims, Input, Lane, Logged};
+use tern_core_shard::io::{Claims, Input, Lane, Logged, Reply};
 use tern_protocol::placement::Placement;
 use tern_protocol::{CloseCode, ConversationId, DeviceId, PartitionId, SessionId, ShardId, Timestamp, UserId};
 
 use crate::client::{Cx, Device, Link, Wake};
 use crate::cluster::Ticket;
-use crate::faults::{Faults, Plan};
+use crate::faults::{Faults, Plan, SLICE};
 use crate::log::Log;
 use crate::network::{Conn, Slots};
 use crate::rng::Rng;
@@ -39,8 +39,10 @@ pub(crate) enum Event {
     Apply { run: u64 },
     /// The view looks.
     Query { run: u64, shard: usize, ticket: u64, query: tern_core_shard::io::ViewQuery },
-    /// The process dies.
+    /// The process dies, or is told to stop.
     Crash,
+    /// The process stops, having been told.
+    Stop,
     /// The process starts.
     Restart,
     /// A device connects.
@@ -119,6 +121,8 @@ pub(crate) struct World {
     pub(crate) tickets: BTreeMap<u64, Ticket>,
     /// Requests whose outcome was unknown: a late answer may come.
     pub(crate) late: BTreeSet<u64>,
+    /// Answers to a scenario's own requests, by label.
+    pub(crate) answers: BTreeMap<u64, Reply>,
     pub(crate) devices: Vec<Device>,
     pub(crate) accounts: Vec<Account>,
     pub(crate) users: Vec<UserId>,
@@ -176,6 +180,7 @@ impl World {
             tokens: BTreeMap::new(),
             tickets: BTreeMap::new(),
             late: BTreeSet::new(),
+            answers: BTreeMap::new(),
             devices: Vec::new(),
             accounts: Vec::new(),
             users: Vec::new(),
@@ -262,6 +267,8 @@ impl World {
             | Event::Apply { .. }
             | Event::Query { .. } => {}
             Event::Crash => self.crash_by_plan(),
+            Event::Stop if self.alive => self.crash(),
+            Event::Stop => {}
             Event::Restart => self.restart(),
             Event::Connect(device) => self.connect(device),
             Event::ToServer { conn, bytes } => self.arrive_at_server(conn, bytes),
@@ -279,7 +286,13 @@ impl World {
 
     /// Lets a device do something, then sends and schedules what it wants.
     pub(crate) fn with_device<R>(&mut self, index: usize, act: impl FnOnce(&mut Device, &mut Cx<'_>) -> R) -> R {
-        let mut cx = Cx { rng: &mut self.rng.client, witness: &mut self.witness, send: Vec::new(), wake: Vec::new() };
+        let mut cx = Cx {
+            now: self.schedule.now(),
+            rng: &mut self.rng.client,
+            witness: &mut self.witness,
+            send: Vec::new(),
+            wake: Vec::new(),
+        };
         let result = act(&mut self.devices[index], &mut cx);
         let Cx { send, wake, .. } = cx;
         for bytes in send {
@@ -332,6 +345,12 @@ impl World {
             self.logged_clock[shard] = at;
             self.input_at(at, shard, Input::Logged(logged));
         }
+    }
+
+    /// Whether this slice of time is one of those in which something is down.
+    pub(crate) fn is_down(&self, what: &str, per_mille: u32) -> bool {
+        let slice = self.now().raw() / SLICE;
+        per_mille > 0 && Rng::stream(self.plan.seed ^ slice, what).chance(per_mille)
     }
 
     /// The shard of this number.
