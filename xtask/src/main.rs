@@ -1,6 +1,7 @@
 //! `cargo xtask`: the project's own commands. Picks one and runs it; each is a file here.
 
 mod ci;
+mod kill_test;
 mod shell;
 mod swarm;
 mod tidy;
@@ -10,9 +11,10 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  ci      everything that CI runs, in its order
-  swarm   many seeds of the simulator: --seeds N, --start N, or --seed N for one
-  tidy    what no compiler checks: headers, lengths, paths and facts in documents
+  ci         everything that CI runs, in its order
+  kill-test  kill -9 of a server under load: --rounds N, --clients N, --shards N, --driver D, --seed N, --release
+  swarm      many seeds of the simulator: --seeds N, --start N, or --seed N for one
+  tidy       what no compiler checks: headers, lengths, paths and facts in documents
 ";
 
 fn main() -> ExitCode {
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = args.collect();
     let outcome = match command.as_deref() {
         Some("ci") => ci::all(&rest),
+        Some("kill-test") => kill_test::all(&rest),
         Some("swarm") => swarm::run(&rest),
         Some("tidy") => tidy::run(),
         Some(other) => Err(format!("there is no command {other:?}\n\n{HELP}")),

@@ -10,6 +10,11 @@ pub(crate) fn root() -> PathBuf {
     manifest.parent().map_or(manifest.clone(), PathBuf::from)
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// Tells the person who runs this.
 #[expect(clippy::print_stderr, reason = "a command for people: this is its voice")]
 pub(crate) fn say(text: &str) {
