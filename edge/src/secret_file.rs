@@ -68,6 +68,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, doing, source } = self;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "only the usual refusals have their own advice")]
         let advice = match source.kind() {
             io::ErrorKind::PermissionDenied => "give the user that runs Tern access",
             io::ErrorKind::ReadOnlyFilesystem => "mount the file system writable, or set data_dir",

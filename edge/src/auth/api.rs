@@ -162,8 +162,8 @@ impl Auth {
 
     /// The password hasher, for metrics.
     #[must_use]
-    pub fn hasher(&self) -> &Hasher {
-        &self.hasher
+    pub fn hasher(&self) -> Arc<Hasher> {
+        Arc::clone(&self.hasher)
     }
 
     /// What the bearer token of a request says, if it is there: signature, issuer and time only.
@@ -173,7 +173,8 @@ impl Auth {
     pub fn claims(&self, headers: &HeaderMap) -> Result<Option<Claims>, Problem> {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let Some(value) = values.next() else { return Ok(None) };
-        let token = value.as_bytes().split_first_chunk::<7>().filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "));
+        let token =
+            value.as_bytes().split_first_chunk::<7>().filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "));
         let (None, Some((_, token))) = (values.next(), token) else { return Err(unauthorized(CloseCode::BadToken)) };
         self.tokens.verify(token.trim_ascii(), self.now()).map(Some).map_err(unauthorized)
     }
@@ -258,14 +259,13 @@ async fn register(
     let display = name::display(body.display_name.as_deref(), &name);
     let password = auth.hasher.hash(body.password).await?;
     let request = Request::Register { name: name.clone(), display, password };
-    match auth.ask_account(&name, request).await? {
-        Reply::Registered { user } => {
-            tracing::debug!(%user, "registered");
-            Ok((StatusCode::CREATED, Answer(Registered { user_id: user.raw().to_string(), username: name })))
-        }
-        Reply::NameTaken => Err(Problem::new(StatusCode::CONFLICT, "name_taken", "somebody has this username")),
-        _ => Err(unexpected()),
+    let reply = auth.ask_account(&name, request).await?;
+    if reply == Reply::NameTaken {
+        return Err(Problem::new(StatusCode::CONFLICT, "name_taken", "somebody has this username"));
     }
+    let Reply::Registered { user } = reply else { return Err(unexpected()) };
+    tracing::debug!(%user, "registered");
+    Ok((StatusCode::CREATED, Answer(Registered { user_id: user.raw().to_string(), username: name })))
 }
 
 async fn login(
@@ -277,10 +277,9 @@ async fn login(
     let account = match name::canonical(&body.username) {
         Some(name) if name::is_possible(&body.password) => {
             auth.admit_account(&name)?;
-            match auth.ask_account(&name, Request::FindAccount { name: name.clone() }).await? {
-                Reply::Account(account) => account,
-                _ => return Err(unexpected()),
-            }
+            let reply = auth.ask_account(&name, Request::FindAccount { name: name.clone() }).await?;
+            let Reply::Account(account) = reply else { return Err(unexpected()) };
+            account
         }
         _ => None,
     };
@@ -299,13 +298,11 @@ async fn login(
         name: name::device(body.device_name.as_deref()),
         devices_max: auth.devices_max,
     };
-    match auth.ask_user(user, request).await? {
-        Reply::DeviceOpened => {
-            tracing::debug!(%user, %device, "logged in");
-            Ok(Answer(auth.tokens_for(&token)))
-        }
-        _ => Err(unexpected()),
+    if auth.ask_user(user, request).await? != Reply::DeviceOpened {
+        return Err(unexpected());
     }
+    tracing::debug!(%user, %device, "logged in");
+    Ok(Answer(auth.tokens_for(&token)))
 }
 
 async fn refresh(
@@ -333,14 +330,15 @@ async fn refresh(
         successor: successor.digest(),
         attempt,
     };
-    match auth.ask_user(user, request).await? {
-        Reply::Rotated { generation } if generation == successor.generation => Ok(Answer(auth.tokens_for(&successor))),
-        Reply::Refused => {
-            tracing::debug!(%user, %device, "refresh token refused");
-            Err(refused())
-        }
-        _ => Err(unexpected()),
+    let reply = auth.ask_user(user, request).await?;
+    if reply == Reply::Refused {
+        tracing::debug!(%user, %device, "refresh token refused");
+        return Err(refused());
     }
+    if reply != (Reply::Rotated { generation: successor.generation }) {
+        return Err(unexpected());
+    }
+    Ok(Answer(auth.tokens_for(&successor)))
 }
 
 async fn logout(State(auth): State<Arc<Auth>>, headers: HeaderMap) -> Result<StatusCode, Problem> {
@@ -379,12 +377,10 @@ async fn close_device(
 }
 
 fn unauthorized(code: CloseCode) -> Problem {
-    let code = match code {
-        CloseCode::ExpiredToken => ("expired_token", CloseCode::ExpiredToken.text()),
-        CloseCode::Revoked => ("revoked", CloseCode::Revoked.text()),
-        _ => ("bad_token", "send a valid access token: Authorization: Bearer ..."),
-    };
-    Problem::new(StatusCode::UNAUTHORIZED, code.0, code.1)
+    let known = [(CloseCode::ExpiredToken, "expired_token"), (CloseCode::Revoked, "revoked")];
+    let known = known.into_iter().find(|(known, _)| *known == code).map(|(code, name)| (name, code.text()));
+    let (name, detail) = known.unwrap_or(("bad_token", "send a valid access token: Authorization: Bearer ..."));
+    Problem::new(StatusCode::UNAUTHORIZED, name, detail)
 }
 
 fn too_many(wait: Duration) -> Problem {

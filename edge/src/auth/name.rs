@@ -1,8 +1,6 @@
 //! Which account names, display names and passwords are good. One canonical form: no two accounts look alike.
 
-use tern_protocol::limit::{
-    ACCOUNT_NAME_SIZE_MAX, ACCOUNT_NAME_SIZE_MIN, CLIENT_NAME_SIZE_MAX, DISPLAY_NAME_SIZE_MAX,
-};
+use tern_protocol::limit::{ACCOUNT_NAME_SIZE_MAX, ACCOUNT_NAME_SIZE_MIN, CLIENT_NAME_SIZE_MAX, DISPLAY_NAME_SIZE_MAX};
 
 /// Shortest password. Unit: bytes. NIST SP 800-63B section 5.1.1.2: "at least 8 characters in length".
 const PASSWORD_SIZE_MIN: usize = 8;
@@ -39,7 +37,10 @@ pub(super) fn is_possible(password: &str) -> bool {
 
 /// Without control characters and invisible direction marks (they make one name look like another), cut at a character.
 fn printable(text: &str, size_max: usize) -> Box<str> {
-    let hidden = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
     let mut clean: String = text.chars().filter(|c| !hidden(*c)).collect();
     clean.truncate(clean.floor_char_boundary(size_max));
     clean.trim().into()

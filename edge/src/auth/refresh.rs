@@ -134,7 +134,8 @@ mod tests {
     #[test]
     fn the_derivation_is_frozen() {
         let text = token().successor(&key(1), 77).encode();
-        expect_test::expect!["AQAAAAAAAAAHAAAAAAAAAAkAAAAEkVUZQNXGJq05T99fL5_wsUOwN1zXz1xAVIS0a18lN94"].assert_eq(&text);
+        expect_test::expect!["AQAAAAAAAAAHAAAAAAAAAAkAAAAEkVUZQNXGJq05T99fL5_wsUOwN1zXz1xAVIS0a18lN94"]
+            .assert_eq(&text);
     }
 
     #[test]

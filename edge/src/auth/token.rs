@@ -220,7 +220,13 @@ mod tests {
     fn garbage_of_any_size_is_a_bad_token() {
         let tokens = AccessTokens::new(&keys(), rules());
         let good = tokens.issue(USER, DEVICE, NOW);
-        for token in [vec![b'a'; 1 << 20], vec![b'.'; 2048], vec![0xff; 100], Vec::new(), [good.as_bytes(), &[b'A'; 2000]].concat()] {
+        for token in [
+            vec![b'a'; 1 << 20],
+            vec![b'.'; 2048],
+            vec![0xff; 100],
+            Vec::new(),
+            [good.as_bytes(), &[b'A'; 2000]].concat(),
+        ] {
             assert_eq!(tokens.verify(&token, NOW), Err(CloseCode::BadToken));
         }
         for at in 0..good.len() {

@@ -69,9 +69,8 @@ fn next<'a>(bytes: &mut &'a [u8]) -> Option<Element<'a>> {
 /// `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`; RFC 5280 section 4.1.2.5.
 fn time(element: &Element<'_>) -> Option<Timestamp> {
     let digits = element.content.strip_suffix(b"Z")?;
-    let number = |digits: &[u8]| {
-        digits.iter().try_fold(0, |n: u64, d| d.is_ascii_digit().then(|| n * 10 + u64::from(d - b'0')))
-    };
+    let number =
+        |digits: &[u8]| digits.iter().try_fold(0, |n: u64, d| d.is_ascii_digit().then(|| n * 10 + u64::from(d - b'0')));
     let (year, rest) = match element.tag {
         UTC_TIME => {
             let (year, rest) = digits.split_at_checked(2)?;

@@ -24,7 +24,8 @@ const DAY: u64 = 24 * 3600;
 pub(super) fn names(configured: &[String]) -> Vec<String> {
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+    let is_name =
+        |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
     names.extend(Some(host.trim().to_owned()).filter(|host| is_name(host)));
     names.extend(configured.iter().cloned());
     names.dedup();

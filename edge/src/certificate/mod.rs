@@ -208,12 +208,12 @@ impl Source {
         let key = PrivateKeyDer::from_pem_slice(&key_pem)
             .map_err(|_| CertificateError::Missing { file: key_file.clone(), what: "private key" })?;
         let certificate = chain.first().cloned();
-        let key = CertifiedKey::from_der(chain, key, &crypto()).map_err(|reason| match reason {
-            TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                CertificateError::Mismatch { chain: chain_file.clone(), key: key_file.clone() }
+        let key = CertifiedKey::from_der(chain, key, &crypto()).map_err(|reason| {
+            if reason == TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) {
+                return CertificateError::Mismatch { chain: chain_file.clone(), key: key_file.clone() };
             }
-            TlsError::InvalidCertificate(_) => CertificateError::Unusable { file: chain_file.clone(), reason },
-            reason => CertificateError::Unusable { file: key_file.clone(), reason },
+            let is_of_the_chain = matches!(reason, TlsError::InvalidCertificate(_));
+            CertificateError::Unusable { file: if is_of_the_chain { &chain_file } else { &key_file }.clone(), reason }
         })?;
         let info = certificate.and_then(|certificate| info(&certificate, matches!(self, Self::Development { .. })));
         let info = info.ok_or(CertificateError::Missing { file: chain_file, what: "X.509 certificate" })?;
@@ -261,11 +261,18 @@ impl fmt::Display for CertificateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(error) if error.source.kind() == io::ErrorKind::NotFound => {
-                write!(f, "{error} that tls.certificate and tls.key name, or leave both empty for a development certificate")
+                write!(
+                    f,
+                    "{error} that tls.certificate and tls.key name, or leave both empty for a development certificate"
+                )
             }
             Self::File(error) => error.fmt(f),
             Self::Missing { file, what } => {
-                write!(f, "{}: no {what} in it; tls.certificate takes a PEM chain, tls.key a PEM private key", file.display())
+                write!(
+                    f,
+                    "{}: no {what} in it; tls.certificate takes a PEM chain, tls.key a PEM private key",
+                    file.display()
+                )
             }
             Self::Unusable { file, reason } => {
                 write!(f, "{}: cannot be used: {reason}; take an ECDSA P-256 or Ed25519 key", file.display())

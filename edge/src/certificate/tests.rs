@@ -77,8 +77,14 @@ fn mistakes_name_the_file_and_what_to_do() {
     };
     let missing = dir.path().join("none.pem");
     expect_test::expect!["none.pem: cannot read the certificate: No such file or directory (os error 2); check the path that tls.certificate and tls.key name, or leave both empty for a development certificate"].assert_eq(&fault(&missing, &key));
-    expect_test::expect!["tls/development.crt: no private key in it; tls.certificate takes a PEM chain, tls.key a PEM private key"].assert_eq(&fault(&good, &good));
-    expect_test::expect!["tls/development.key: no PEM certificate in it; tls.certificate takes a PEM chain, tls.key a PEM private key"].assert_eq(&fault(&key, &key));
+    expect_test::expect![
+        "tls/development.crt: no private key in it; tls.certificate takes a PEM chain, tls.key a PEM private key"
+    ]
+    .assert_eq(&fault(&good, &good));
+    expect_test::expect![
+        "tls/development.key: no PEM certificate in it; tls.certificate takes a PEM chain, tls.key a PEM private key"
+    ]
+    .assert_eq(&fault(&key, &key));
 }
 
 #[test]
@@ -86,7 +92,10 @@ fn tls_is_1_3_with_the_right_protocols_and_early_data_for_quic_only() {
     let dir = tempfile::tempdir().unwrap();
     let certificates = Certificates::open(&development(&[]), dir.path(), NOW).unwrap();
     let (quic, tcp) = (certificates.quic(16), certificates.tcp(16));
-    assert_eq!((quic.alpn_protocols.clone(), tcp.alpn_protocols.clone()), (vec![b"tern/1".to_vec()], vec![b"http/1.1".to_vec()]));
+    assert_eq!(
+        (quic.alpn_protocols.clone(), tcp.alpn_protocols.clone()),
+        (vec![b"tern/1".to_vec()], vec![b"http/1.1".to_vec()])
+    );
     assert_eq!((quic.max_early_data_size, tcp.max_early_data_size), (u32::MAX, 0));
     assert_eq!(certificates.quic(0).max_early_data_size, 0);
     let groups: Vec<_> = quic.crypto_provider().kx_groups.iter().map(|group| group.name()).collect();

@@ -86,7 +86,7 @@ pub(super) const KEYS: &[Key] = &[
     key("tls.key", Kind::Path),
     key("tls.names", Kind::Words),
     key("tls.sessions_max", Kind::Count(0, 10_000_000)),
-    key("auth.hash_memory", Kind::Size(8 * MIB, GIB)),
+    key("auth.hash_memory", Kind::Size(64 * KIB, GIB)),
     key("auth.hash_passes", Kind::Count(1, 16)),
     key("auth.hash_workers", Kind::Count(1, 64)),
     key("auth.hash_queue_max", Kind::Count(1, 100_000)),
@@ -174,12 +174,9 @@ impl Kind {
             Self::Origins | Self::Words => {
                 self.parse_list(text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect())
             }
-            Self::Size(..)
-            | Self::Span(..)
-            | Self::Choice(_)
-            | Self::Text(_)
-            | Self::Path
-            | Self::Address => self.parse_text(text),
+            Self::Size(..) | Self::Span(..) | Self::Choice(_) | Self::Text(_) | Self::Path | Self::Address => {
+                self.parse_text(text)
+            }
         }
     }
 
@@ -205,8 +202,7 @@ impl Kind {
 fn is_origin(text: &str) -> bool {
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     host.is_some_and(|host| {
-        !host.is_empty()
-            && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]".contains(&b))
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]".contains(&b))
     })
 }
 

@@ -32,7 +32,7 @@ pub struct Flag {
     /// The flag, for messages.
     pub name: &'static str,
     /// The key it sets.
-    pub key: &'static str,
+    pub key: String,
     /// The value as it was typed.
     pub value: String,
 }
@@ -102,11 +102,10 @@ impl Layers {
     /// # Errors
     /// When the file cannot be read, or one of its keys or values is wrong.
     pub fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
-        let table = text
-            .parse()
-            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), error: Box::new(error) })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+        let table =
+            text.parse().map_err(|error| ConfigError::Syntax { path: path.to_owned(), error: Box::new(error) })?;
         self.add_table(&table, &Source::File(path.to_owned()))
     }
 
@@ -131,7 +130,7 @@ impl Layers {
     /// # Errors
     /// When a value is wrong.
     pub fn add_flags(&mut self, flags: impl IntoIterator<Item = Flag>) -> Result<(), ConfigError> {
-        flags.into_iter().try_for_each(|flag| self.add_word(flag.key, &flag.value, Source::Flag(flag.name)))
+        flags.into_iter().try_for_each(|flag| self.add_word(&flag.key, &flag.value, Source::Flag(flag.name)))
     }
 
     /// The effective configuration as a file that says the same, with the source of each value that is not the default.
@@ -184,9 +183,9 @@ impl Layers {
 fn flatten<'a>(prefix: &str, table: &'a toml::Table, into: &mut Vec<(String, &'a toml::Value)>) {
     for (name, value) in table {
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-        match value {
-            toml::Value::Table(inner) if prefix.is_empty() && is_section(&path) => flatten(&path, inner, into),
-            _ => into.push((path, value)),
+        match value.as_table().filter(|_| prefix.is_empty() && is_section(&path)) {
+            Some(inner) => flatten(&path, inner, into),
+            None => into.push((path, value)),
         }
     }
 }
@@ -197,7 +196,9 @@ fn is_section(name: &str) -> bool {
 
 fn find(path: &str, source: &Source) -> Result<&'static Key, ConfigError> {
     KEYS.iter().find(|key| key.path == path).ok_or_else(|| {
-        let nearest = KEYS.iter().map(|key| key.path).min_by_key(|known| distance(path, known)).unwrap_or_default();
+        let sections = KEYS.iter().filter_map(|key| key.path.split_once('.').map(|(section, _)| section));
+        let known = KEYS.iter().map(|key| key.path).chain(sections);
+        let nearest = known.min_by_key(|known| distance(path, known)).unwrap_or_default();
         ConfigError::Unknown { key: path.to_owned(), source: source.clone(), nearest }
     })
 }

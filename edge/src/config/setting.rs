@@ -249,7 +249,9 @@ impl ProcessConfig {
             );
         }
         if self.shards > cluster.partitions {
-            return conflict("shards must not exceed cluster.partitions: a shard without a partition would own nothing");
+            return conflict(
+                "shards must not exceed cluster.partitions: a shard without a partition would own nothing",
+            );
         }
         if self.listen.port() != 0 && self.listen.port() == self.admin.listen.port() {
             return conflict("admin.listen must have another port than listen: it is not encrypted");

@@ -22,7 +22,8 @@ pub(super) struct BodyTimeout(pub Duration);
 /// Middleware: replaces the body by its bytes.
 pub(super) async fn collect(State(timeout): State<Arc<BodyTimeout>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    let declared = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let declared =
+        head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > BODY_SIZE_MAX as u64) {
         return too_large().into_response();
     }
@@ -68,8 +69,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         let bytes = Bytes::from_request(request, state).await.map_err(|_| too_large())?;
         // What serde says may repeat what was sent, a password included: it is not passed on.
         let detail = "the body is not JSON of the expected form: check its fields, that they are text, and that none is there twice";
-        serde_json::from_slice(&bytes)
-            .map(Self)
-            .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail))
+        serde_json::from_slice(&bytes).map(Self).map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail))
     }
 }

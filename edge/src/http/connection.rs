@@ -115,11 +115,7 @@ pub async fn serve_connection<S>(stream: S, peer: Peer, router: Router, timeouts
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let pace = Arc::new(Pace {
-        phase: Mutex::new(Phase::Headers(clock.now().instant)),
-        changed: Notify::new(),
-        clock,
-    });
+    let pace = Arc::new(Pace { phase: Mutex::new(Phase::Headers(clock.now().instant)), changed: Notify::new(), clock });
     let stream = Paced { stream, pace: Arc::clone(&pace) };
     let in_service = Arc::clone(&pace);
     let service = service_fn(move |mut request: Request<Incoming>| {

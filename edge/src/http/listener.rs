@@ -135,13 +135,14 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 impl fmt::Display for TcpSocketError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, source } = self;
-        match source.kind() {
-            io::ErrorKind::AddrInUse => write!(f, "TCP port taken: another program serves {address}"),
-            io::ErrorKind::PermissionDenied => {
-                write!(f, "not allowed to listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE")
-            }
-            _ => write!(f, "cannot listen on {address}: {source}"),
+        let kind = source.kind();
+        if kind == io::ErrorKind::AddrInUse {
+            return write!(f, "TCP port taken: another program serves {address}");
         }
+        if kind == io::ErrorKind::PermissionDenied {
+            return write!(f, "not allowed to listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE");
+        }
+        write!(f, "cannot listen on {address}: {source}")
     }
 }
 

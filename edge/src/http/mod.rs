@@ -16,3 +16,6 @@ pub use listener::{Listener, TcpSocketError, bind};
 pub use problem::Problem;
 pub use router::{RouterParts, router};
 pub use upgrade::{Sockets, Upgrades};
+
+#[cfg(test)]
+mod tests;

@@ -80,7 +80,8 @@ async fn observe(State(watch): State<Watch>, request: Request, next: Next) -> Re
         && request.headers().contains_key(header::CONTENT_LENGTH);
     let mut response = if ambiguous {
         // RFC 9112 section 6.1: such a message "ought to be handled as an error", lest another server see another request in it.
-        let problem = Problem::new(StatusCode::BAD_REQUEST, "ambiguous_length", "send Content-Length or Transfer-Encoding");
+        let problem =
+            Problem::new(StatusCode::BAD_REQUEST, "ambiguous_length", "send Content-Length or Transfer-Encoding");
         let mut response = problem.into_response();
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response

@@ -86,7 +86,9 @@ impl Upgrades {
 
     async fn hand_over(&self, shard: ShardId, upgrade: OnUpgrade) {
         let taken = match tokio::time::timeout(UPGRADE_TIMEOUT, upgrade).await {
-            Ok(Ok(upgraded)) => take_apart(upgraded).is_some_and(|socket| self.sockets.hand_over(shard, socket).is_ok()),
+            Ok(Ok(upgraded)) => {
+                take_apart(upgraded).is_some_and(|socket| self.sockets.hand_over(shard, socket).is_ok())
+            }
             _ => false,
         };
         HttpCounters::add(if taken { &self.counters.upgrades } else { &self.counters.upgrade_failures });
@@ -156,7 +158,10 @@ impl IntoResponse for Refusal {
 fn check<B>(request: &axum::http::Request<B>, origins: &[String]) -> Result<HeaderValue, Refusal> {
     let headers = request.headers();
     let bad = |code, detail| Err(Refusal::Problem(Problem::new(StatusCode::BAD_REQUEST, code, detail)));
-    if request.version() != Version::HTTP_11 || !has_word(headers, &CONNECTION, "upgrade") || !has_word(headers, &UPGRADE, "websocket") {
+    if request.version() != Version::HTTP_11
+        || !has_word(headers, &CONNECTION, "upgrade")
+        || !has_word(headers, &UPGRADE, "websocket")
+    {
         return Err(Refusal::NotUpgrade);
     }
     if only(headers, &SEC_WEBSOCKET_VERSION) != Some(WEBSOCKET_VERSION) {
@@ -198,7 +203,9 @@ fn is_welcome(headers: &HeaderMap, origins: &[String]) -> bool {
         return true;
     }
     let Some(origin) = only(headers, &ORIGIN) else { return false };
-    let is_own = origin.strip_prefix("https://").is_some_and(|own| only(headers, &HOST).is_some_and(|host| own.eq_ignore_ascii_case(host)));
+    let is_own = origin
+        .strip_prefix("https://")
+        .is_some_and(|own| only(headers, &HOST).is_some_and(|host| own.eq_ignore_ascii_case(host)));
     is_own || origins.iter().any(|allowed| allowed == origin)
 }
 
@@ -309,7 +316,14 @@ mod tests {
     fn only_pages_of_this_host_and_of_allowed_origins_may_connect() {
         assert_eq!(status(ORIGIN, "https://chat.example:7443"), 101);
         assert_eq!(status(ORIGIN, "https://web.example"), 101);
-        for origin in ["https://evil.example", "http://chat.example:7443", "null", "https://web.example.evil.example", "https://chat.example", ""] {
+        for origin in [
+            "https://evil.example",
+            "http://chat.example:7443",
+            "null",
+            "https://web.example.evil.example",
+            "https://chat.example",
+            "",
+        ] {
             assert_eq!(status(ORIGIN, origin), 403, "{origin}");
         }
     }

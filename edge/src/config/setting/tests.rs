@@ -63,7 +63,7 @@ fn the_defaults_are_those_of_the_crates_that_use_them() {
 #[test]
 fn what_is_printed_says_the_same_when_it_is_read() {
     let mut layers = layers_of("listen = \"127.0.0.1:1\"\n[http]\norigins = [\"https://chat.example\"]").unwrap();
-    layers.add_flags([Flag { name: "--shards", key: "shards", value: "3".into() }]).unwrap();
+    layers.add_flags([Flag { name: "--shards", key: "shards".into(), value: "3".into() }]).unwrap();
     let printed = layers.to_toml();
     assert!(printed.contains("shards = 3  # --shards"), "{printed}");
     let again = layers_of(&printed).unwrap();
@@ -75,7 +75,7 @@ fn later_sources_win() {
     let mut layers = layers_of("shards = 1\n[limits]\ninflight_max = 1").unwrap();
     let vars = [("TERN_SHARDS", "2"), ("TERN_LIMITS__INFLIGHT_MAX", "2"), ("HOME", "/root")];
     layers.add_environment(vars.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap();
-    layers.add_flags([Flag { name: "--shards", key: "shards", value: "3".into() }]).unwrap();
+    layers.add_flags([Flag { name: "--shards", key: "shards".into(), value: "3".into() }]).unwrap();
     let config = Config::build(&layers).unwrap();
     assert_eq!((config.process.shards, config.process.limits.inflight_max), (3, 2));
 }
@@ -84,7 +84,7 @@ fn later_sources_win() {
 fn mistakes_name_key_value_range_and_the_nearest_key() {
     expect_test::expect!["unknown key `limits.inflight` in tern.toml; did you mean `limits.inflight_max`?"]
         .assert_eq(&fault_of("[limits]\ninflight = 5"));
-    expect_test::expect!["unknown key `limit` in tern.toml; did you mean `listen`?"]
+    expect_test::expect!["unknown key `limit` in tern.toml; did you mean `limits`?"]
         .assert_eq(&fault_of("[limit]\ninflight_max = 5"));
     expect_test::expect!["`limits.hello_timeout` cannot be \"5\" (in tern.toml); it takes 100ms ..= 1m"]
         .assert_eq(&fault_of("[limits]\nhello_timeout = \"5\""));

@@ -1,0 +1,46 @@
+//! Starts everything in order, waits for a signal, stops everything in order. Decides when, never how.
+
+mod check;
+mod directory;
+mod error;
+mod start;
+mod stop;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::config::Config;
+use crate::log::Log;
+
+pub use check::{CheckError, check};
+pub use error::ServeError;
+pub use stop::Exit;
+
+/// Threads of the control plane. Requests of people are few; hashing has its own.
+const CONTROL_THREADS: usize = 2;
+/// Blocking threads beside the hashing ones: name look-ups and files of tokio itself.
+const BLOCKING_THREADS_EXTRA: usize = 4;
+
+/// Runs the server until it is told to stop.
+///
+/// # Errors
+/// When it cannot start. Nothing runs then.
+pub fn run(config: &Config, log: &Log) -> Result<Exit, ServeError> {
+    let runtime = runtime(config)?;
+    let running = start::start(config, log, &runtime)?;
+    let exit = runtime.block_on(stop::wait(config, &running));
+    let exit = stop::stop(running, &runtime, exit);
+    // What is still open is idle or hopeless by now: sessions are gone, and requests had the time of the drain.
+    runtime.shutdown_background();
+    Ok(exit)
+}
+
+fn runtime(config: &Config) -> Result<Runtime, ServeError> {
+    let blocking = config.process.auth.hash_workers + BLOCKING_THREADS_EXTRA;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .max_blocking_threads(blocking)
+        .thread_name("tern-control")
+        .enable_all()
+        .build();
+    runtime.map_err(ServeError::Runtime)
+}

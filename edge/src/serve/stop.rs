@@ -1,0 +1,152 @@
+//! Signals, and the order of stopping: accept nothing, tell clients when to come back, wait for them, stop the shards, close the store.
+//! A second signal ends the process at once: nothing acknowledged is lost by that either.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, interval, sleep, timeout_at};
+
+use super::start::Running;
+use crate::admin::Phase;
+use crate::config::Config;
+
+/// How often certificate files are looked at. Unit: time.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is looked whether sessions are left. Unit: time.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How the server ended: the process's exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: as asked.
+    Clean,
+    /// 1: as asked, but the last checkpoint was not written; the next start replays more.
+    Unclean,
+}
+
+impl Exit {
+    /// For the operating system.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Clean => 0,
+            Self::Unclean => 1,
+        }
+    }
+}
+
+/// What may be asked for from outside.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    Stop(i32),
+    Reload,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.interrupt.recv() => Asked::Stop(SignalKind::interrupt().as_raw_value()),
+            _ = self.terminate.recv() => Asked::Stop(SignalKind::terminate().as_raw_value()),
+            _ = self.hang_up.recv() => Asked::Reload,
+        }
+    }
+}
+
+/// Serves until a signal, then drains.
+pub(super) async fn wait(config: &Config, running: &Running) -> std::io::Result<()> {
+    let mut signals = Signals::listen()?;
+    let mut look = interval(CERTIFICATE_INTERVAL);
+    let signal = loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop(signal) => break signal,
+                Asked::Reload => reload(running),
+            },
+            _ = look.tick() => {
+                if running.certificates.is_stale(running.clock.now().timestamp) {
+                    reload(running);
+                }
+            }
+        }
+    };
+    tokio::spawn(end_on_second(signals));
+    tracing::info!(
+        signal,
+        sessions = running.node.control().sessions(),
+        "stopping: clients are told when to come back"
+    );
+    drain(config, running).await;
+    Ok(())
+}
+
+async fn end_on_second(mut signals: Signals) {
+    loop {
+        if let Asked::Stop(signal) = signals.next().await {
+            tracing::warn!(signal, "second signal: ending at once");
+            // The log's writer has a moment: `exit` runs no destructors.
+            sleep(DRAIN_INTERVAL).await;
+            std::process::exit(128 + signal);
+        }
+    }
+}
+
+fn reload(running: &Running) {
+    match running.certificates.reload(running.clock.now().timestamp) {
+        Ok(info) => tracing::info!(fingerprint = info.fingerprint, "certificate read again"),
+        Err(error) => tracing::error!(%error, "the certificate in use stays"),
+    }
+}
+
+async fn drain(config: &Config, running: &Running) {
+    running.status.enter(Phase::Draining);
+    running.accepting.abort();
+    let control = running.node.control();
+    let deadline = Instant::now() + config.process.drain_timeout;
+    control.drain(u32::try_from(config.process.drain_spread.as_millis()).unwrap_or(u32::MAX));
+    let gone = async {
+        let mut look = interval(DRAIN_INTERVAL);
+        while control.sessions() > 0 {
+            look.tick().await;
+        }
+    };
+    if timeout_at(deadline, gone).await.is_err() {
+        tracing::warn!(sessions = control.sessions(), "clients are still here after drain_timeout: cutting them off");
+    }
+}
+
+/// Ends shards and store. Blocks for as long as they take.
+pub(super) fn stop(running: Running, _runtime: &Runtime, waited: std::io::Result<()>) -> Exit {
+    if let Err(error) = waited {
+        tracing::error!(%error, "cannot listen for signals: stopping");
+    }
+    let Running { node, store, _directory, .. } = running;
+    node.control().stop();
+    node.join();
+    let handle = store.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match handle.map_or(Ok(()), tern_persistence::EmbeddedHandle::shutdown) {
+        Ok(()) => {
+            tracing::info!("stopped");
+            Exit::Clean
+        }
+        Err(error) => {
+            tracing::error!(%error, "stopped, not cleanly; nothing acknowledged is lost");
+            Exit::Unclean
+        }
+    }
+}
