@@ -92,7 +92,10 @@ impl Inbox {
 
     /// Whether a letter or an order waits.
     pub(crate) fn has_something(&self, drained: bool) -> bool {
-        !self.ring.is_empty() || self.must_stop() || self.orders.renewed.load(Ordering::Acquire) || (!drained && self.drain().is_some())
+        !self.ring.is_empty()
+            || self.must_stop()
+            || self.orders.renewed.load(Ordering::Acquire)
+            || (!drained && self.drain().is_some())
     }
 
     pub(crate) fn must_stop(&self) -> bool {

@@ -15,8 +15,8 @@ use tern_protocol::placement::Placement;
 use tern_protocol::{CloseCode, ShardId, Timestamp};
 use tokio::sync::oneshot;
 
-pub use crate::counters::ShardCounters;
-pub use crate::quic::UnsuitableTls;
+pub use crate::counters::{CLOSE_CODE_COUNT, ShardCounters};
+pub use crate::quic::{ALPN, UnsuitableTls};
 pub use crate::runtime::DriverKind;
 
 use crate::clock::Clock;
@@ -150,7 +150,10 @@ impl Node {
         let keys = Keys::random();
         let server = Arc::new(server_config(&keys, &tls).map_err(StartError::Tls)?);
         let SocketGroup { sockets, address, lock } = bind_group(config.listen, shards)?;
-        let bells = (0..shards).map(|_| Bell::new().map(Arc::new)).collect::<io::Result<Vec<_>>>().map_err(StartError::Thread)?;
+        let bells = (0..shards)
+            .map(|_| Bell::new().map(Arc::new))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(StartError::Thread)?;
         let stores = open_store(bells.iter().map(store_bell).collect()).map_err(StartError::Store)?;
         if stores.len() != sockets.len() {
             return Err(StartError::StoreCount(stores.len()));
@@ -195,7 +198,11 @@ impl Node {
     }
 
     /// Waits until each thread has its driver. On an error `self` is dropped, which stops those that run.
-    fn await_reports<E>(&mut self, reports: &mpsc::Receiver<io::Result<runtime::Chosen>>, shards: u16) -> Result<(), StartError<E>> {
+    fn await_reports<E>(
+        &mut self,
+        reports: &mpsc::Receiver<io::Result<runtime::Chosen>>,
+        shards: u16,
+    ) -> Result<(), StartError<E>> {
         for _ in 0..shards {
             let chosen = reports.recv().map_err(|_| StartError::Thread(io::Error::other("a shard's thread ended")))?;
             let chosen = chosen.map_err(|error| {

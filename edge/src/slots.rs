@@ -1,9 +1,30 @@
 //! Numbers for live things: a dense slot that is used again, and a generation that is not, so that a late message for a session
 //! that has ended finds nothing instead of its successor. Never allocates per item beyond its own vector.
 
-use tern_protocol::SessionId;
+/// Names one value for as long as it lives: slot in the low half, generation in the high.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key(u64);
 
-/// Values by [`SessionId`]: slot in the low half, generation in the high.
+impl Key {
+    pub(crate) const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    pub(crate) const fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// The slot, which another value may have later.
+    pub(crate) const fn index(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
+    }
+
+    const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Values by [`Key`].
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
     slots: Vec<Slot<T>>,
@@ -22,7 +43,7 @@ impl<T> Slots<T> {
     }
 
     /// Puts a value into a free slot under an id that was never used before (until a slot has been used 2^32 times).
-    pub(crate) fn insert(&mut self, value: T) -> SessionId {
+    pub(crate) fn insert(&mut self, value: T) -> Key {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, value: None });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 sessions fit in memory")
@@ -30,43 +51,40 @@ impl<T> Slots<T> {
         let slot = &mut self.slots[index as usize];
         slot.generation = slot.generation.wrapping_add(1);
         slot.value = Some(value);
-        SessionId::from_raw(u64::from(slot.generation) << 32 | u64::from(index))
+        Key(u64::from(slot.generation) << 32 | u64::from(index))
     }
 
-    pub(crate) fn get(&self, id: SessionId) -> Option<&T> {
-        let slot = self.slots.get(index_of(id))?;
-        if slot.generation == generation_of(id) { slot.value.as_ref() } else { None }
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        let slot = self.slots.get(key.index())?;
+        if slot.generation == key.generation() { slot.value.as_ref() } else { None }
     }
 
-    pub(crate) fn remove(&mut self, id: SessionId) -> Option<T> {
-        let slot = self.slots.get_mut(index_of(id))?;
-        if slot.generation != generation_of(id) {
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        let slot = self.slots.get_mut(key.index())?;
+        if slot.generation == key.generation() { slot.value.as_mut() } else { None }
+    }
+
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
+        let slot = self.slots.get_mut(key.index())?;
+        if slot.generation != key.generation() {
             return None;
         }
         let value = slot.value.take()?;
-        self.free.extend(u32::try_from(index_of(id)));
+        self.free.extend(u32::try_from(key.index()));
         Some(value)
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// Every value with its id, in slot order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionId, &T)> {
+    /// Every value with its key, in slot order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slots.iter().zip(0u64..).filter_map(|(slot, index)| {
-            let id = SessionId::from_raw(u64::from(slot.generation) << 32 | index);
-            slot.value.as_ref().map(|value| (id, value))
+            let key = Key(u64::from(slot.generation) << 32 | index);
+            slot.value.as_ref().map(|value| (key, value))
         })
     }
-}
-
-const fn index_of(id: SessionId) -> usize {
-    (id.raw() & 0xffff_ffff) as usize
-}
-
-const fn generation_of(id: SessionId) -> u32 {
-    (id.raw() >> 32) as u32
 }
 
 #[cfg(test)]
@@ -81,7 +99,7 @@ mod tests {
         assert_eq!(slots.remove(first), Some("ada"));
         let second = slots.insert("bob");
         assert_ne!(first, second);
-        assert_eq!(second.raw() & 0xffff_ffff, 0, "the slot is dense");
+        assert_eq!(second.index(), 0, "the slot is dense");
         assert_eq!(slots.get(first), None);
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.len(), 1);

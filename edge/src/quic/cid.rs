@@ -25,7 +25,8 @@ impl ShardCids {
     /// When `shard` is not below `shards`, or `shards` is over `SHARD_COUNT_MAX`: the caller's placement was not checked.
     pub(crate) fn new(shard: u16, shards: u16) -> Self {
         let (shard, shards) = (u8::try_from(shard), u8::try_from(shards));
-        let (shard, shards) = (shard.expect("SHARD_COUNT_MAX fits a byte"), shards.expect("SHARD_COUNT_MAX fits a byte"));
+        let (shard, shards) =
+            (shard.expect("SHARD_COUNT_MAX fits a byte"), shards.expect("SHARD_COUNT_MAX fits a byte"));
         assert!(shard < shards, "shard is one of shards");
         Self { shard, shards, pool: [0; POOL_SIZE], used: POOL_SIZE }
     }

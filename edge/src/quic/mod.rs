@@ -1,10 +1,19 @@
 //! QUIC on a shard: one endpoint, one socket, many connections, all driven by the shard's own loop through quinn-proto.
 //! Never spawns, never waits, never decides a chat rule.
 
+mod admission;
+mod assembler;
 mod cid;
 mod config;
+mod connection;
+mod deadline;
+mod endpoint;
 mod socket;
+mod udp;
 
 pub use config::{ALPN, UnsuitableTls};
 pub(crate) use config::{Keys, endpoint as endpoint_config, server as server_config};
+pub(crate) use connection::{FLUSH_TIMEOUT, FRAME_TIMEOUT, code_of};
+pub(crate) use deadline::Deadlines;
+pub(crate) use endpoint::Quic;
 pub(crate) use socket::{BindError, PortLock, SocketGroup, bind_group};

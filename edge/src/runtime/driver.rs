@@ -11,9 +11,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use std::{fmt, future, io};
 
-use tern_protocol::SessionId;
-
 use super::tcp::{Readiness, Tcp};
+use crate::slots::Key;
 
 /// What a shard waits for on its UDP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +21,15 @@ pub(crate) struct UdpInterest {
     pub(crate) read: bool,
     /// Room to write: a datagram did not fit.
     pub(crate) write: bool,
+}
+
+/// Why a sleep ended, as far as the shard cannot see it by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Woken {
+    /// Which of the UDP interests are ready.
+    pub(crate) udp: UdpInterest,
+    /// Whether the bell rang, and rings until it is silenced.
+    pub(crate) bell: bool,
 }
 
 /// Waits for one shard's sources.
@@ -40,7 +48,7 @@ pub(crate) struct Driver {
 /// What became ready, as the tasks that wait for TCP sockets report it.
 #[derive(Default)]
 struct TcpQueue {
-    ready: RefCell<Vec<(SessionId, Readiness)>>,
+    ready: RefCell<Vec<(Key, Readiness)>>,
     shard: RefCell<Option<Waker>>,
 }
 
@@ -70,9 +78,7 @@ impl Driver {
     }
 
     /// Sleeps until something of interest is ready, the bell rings, a TCP socket is ready, or the time has come.
-    ///
-    /// Returns which of the UDP interests are ready. Everything else the shard looks at by itself after each sleep.
-    pub(crate) async fn wait(&mut self, interest: UdpInterest, until: Option<Instant>) -> UdpInterest {
+    pub(crate) async fn wait(&mut self, interest: UdpInterest, until: Option<Instant>) -> Woken {
         if let Some(until) = until
             && until < self.sleep_until
         {
@@ -82,10 +88,12 @@ impl Driver {
         future::poll_fn(|cx| self.poll_wait(cx, interest)).await
     }
 
-    fn poll_wait(&mut self, cx: &mut Context<'_>, interest: UdpInterest) -> Poll<UdpInterest> {
+    fn poll_wait(&mut self, cx: &mut Context<'_>, interest: UdpInterest) -> Poll<Woken> {
         let udp = &self.udp;
-        let read = interest.read && self.udp_read.poll(cx, || Rc::clone(udp), |udp| async move { udp.readable(false).await });
-        let write = interest.write && self.udp_write.poll(cx, || Rc::clone(udp), |udp| async move { udp.writable(false).await });
+        let read =
+            interest.read && self.udp_read.poll(cx, || Rc::clone(udp), |udp| async move { udp.readable(false).await });
+        let write = interest.write
+            && self.udp_write.poll(cx, || Rc::clone(udp), |udp| async move { udp.writable(false).await });
         let bell = &self.bell;
         let rung = self.bell_read.poll(cx, || Rc::clone(bell), |bell| async move { bell.readable(false).await });
         let slept = self.sleep.as_mut().poll(cx).is_ready();
@@ -95,7 +103,7 @@ impl Driver {
         }
         let tcp = !self.tcp.ready.borrow().is_empty();
         if read || write || rung || slept || tcp {
-            return Poll::Ready(UdpInterest { read, write });
+            return Poll::Ready(Woken { udp: UdpInterest { read, write }, bell: rung });
         }
         *self.tcp.shard.borrow_mut() = Some(cx.waker().clone());
         Poll::Pending
@@ -106,21 +114,21 @@ impl Driver {
         Tcp::new(socket)
     }
 
-    /// Reports once, under this session, when the socket is ready. Does nothing if it is watched for this already.
-    pub(crate) fn watch(&self, tcp: &Tcp, readiness: Readiness, session: SessionId) {
+    /// Reports once, under this key, when the socket is ready. Does nothing if it is watched for this already.
+    pub(crate) fn watch(&self, tcp: &Tcp, readiness: Readiness, key: Key) {
         let Some(waiter) = tcp.arm(readiness) else { return };
         let queue = Rc::clone(&self.tcp);
         monoio::spawn(async move {
             let readiness = waiter.wait().await;
-            queue.ready.borrow_mut().push((session, readiness));
+            queue.ready.borrow_mut().push((key, readiness));
             if let Some(shard) = queue.shard.borrow_mut().take() {
                 shard.wake();
             }
         });
     }
 
-    /// Moves what became ready to `into`. A session in it may have ended meanwhile.
-    pub(crate) fn take_tcp(&mut self, into: &mut Vec<(SessionId, Readiness)>) {
+    /// Moves what became ready to `into`. A socket in it may have ended meanwhile.
+    pub(crate) fn take_tcp(&mut self, into: &mut Vec<(Key, Readiness)>) {
         into.append(&mut self.tcp.ready.borrow_mut());
     }
 }

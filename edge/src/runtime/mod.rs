@@ -60,7 +60,13 @@ impl Runtime {
     fn io_uring() -> io::Result<Self> {
         let mut builder = io_uring::IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun();
-        let build = |builder| RuntimeBuilder::<IoUringDriver>::new().uring_builder(builder).with_entries(RING_ENTRIES).enable_timer().build();
+        let build = |builder| {
+            RuntimeBuilder::<IoUringDriver>::new()
+                .uring_builder(builder)
+                .with_entries(RING_ENTRIES)
+                .enable_timer()
+                .build()
+        };
         let runtime = match build(builder) {
             // Kernels before 6.1 do not know the two flags.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => build(io_uring::IoUring::builder()),

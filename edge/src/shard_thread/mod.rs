@@ -1,7 +1,7 @@
-//! The thread of one shard: the only loop that does I/O. Takes inputs in a fixed order with a bound on each, feeds them to the core,
-//! performs what it asks for, writes, and sleeps. Decides nothing about chat and blocks only in its own sleep.
+//! The thread of one shard: the only loop that does I/O. Decides nothing about chat and blocks only in its own sleep.
 
 mod performer;
+mod turn;
 
 use std::io;
 use std::net::UdpSocket;
@@ -11,16 +11,19 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use quinn_proto::{EndpointConfig, ServerConfig};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tern_core_shard::{Shard, ShardConfig};
 use tern_protocol::ShardId;
 
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::mailbox::Inbox;
 use crate::node::{NodeConfig, TokenVerifier};
-use crate::quic::PortLock;
+use crate::quic::{PortLock, Quic};
 use crate::ring::{Bell, Links};
-use crate::runtime::{Chosen, Runtime};
+use crate::runtime::{Chosen, Driver, Runtime};
 use crate::store::Store;
+use crate::websocket::WebSockets;
 
 pub(crate) use performer::{Parcel, Performer, Stray, Transport};
 
@@ -63,9 +66,60 @@ pub(crate) fn spawn<S: Store>(seat: Seat<S>, report: mpsc::Sender<io::Result<Cho
     let name = format!("tern-shard-{}", seat.shard.raw());
     std::thread::Builder::new().name(name).spawn(move || {
         let _abort = AbortOnPanic;
-        let _ = (seat, report);
-        let _ = Runtime::new;
+        if seat.config.pin {
+            pin(usize::from(seat.shard.raw()));
+        }
+        // The ring belongs to the thread that makes it (SINGLE_ISSUER).
+        let runtime = Runtime::new(seat.config.driver);
+        let outcome = match runtime {
+            Ok((mut runtime, chosen)) => runtime.block_on(run(seat, chosen, report.clone())),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            // Only a node that has given up the start does not listen.
+            let _ = report.send(Err(error));
+        }
     })
+}
+
+/// Sets a shard up, says so, and runs it. Errors are those of the set-up.
+async fn run<S: Store>(seat: Seat<S>, chosen: Chosen, report: mpsc::Sender<io::Result<Chosen>>) -> io::Result<()> {
+    let Seat { shard, config, clock, socket, lock, endpoint, server, store, verifier, links, inbox, bell, status } =
+        seat;
+    let now = clock.now();
+    let shards = (shard.raw(), config.placement.shards());
+    let connections_max = config.limits.sessions_max.saturating_add(CONNECTIONS_SPARE);
+    let quic = Quic::new(socket, endpoint, server, shards, connections_max, Arc::clone(&status))?;
+    let driver = Driver::new(quic.socket(), &bell, now.instant)?;
+    let core = Shard::new(ShardConfig {
+        shard,
+        placement: config.placement,
+        run: config.run,
+        hash_seed: config.hash_seed,
+        now: now.timestamp,
+        limits: config.limits,
+    });
+    let performer = Performer::new(core, store, verifier, links, status, now);
+    // The node may have given up because of another shard; it then stops this one too.
+    let _ = report.send(Ok(chosen));
+    drop(report);
+    turn::ShardThread::new(performer, quic, WebSockets::new(), inbox, bell, clock).run(driver).await;
+    drop(lock);
+    Ok(())
+}
+
+/// Connections beyond the core's limit on sessions, so that the core can tell a client too many that the server is full.
+const CONNECTIONS_SPARE: usize = 1024;
+
+/// Binds the calling thread to the `n`th core that it may run on. Without as many cores it runs where it likes.
+fn pin(n: usize) {
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let Some(core) = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).nth(n) else { return };
+    let mut one = CpuSet::new();
+    one.set(core);
+    if let Err(error) = sched_setaffinity(None, &one) {
+        tracing::warn!(core, %error, "cannot pin a shard to its core");
+    }
 }
 
 /// Ends the process when a shard panics: to crash, replay and resume is safer than to go on with a state that may be wrong.

@@ -17,7 +17,7 @@ use super::Status;
 use crate::clock::Moment;
 use crate::node::TokenVerifier;
 use crate::ring::Links;
-use crate::slots::Slots;
+use crate::slots::{Key, Slots};
 use crate::store::Store;
 
 /// Requests of the control plane that one shard may have in hand. Unit: requests.
@@ -46,8 +46,8 @@ pub(crate) struct Stray {
 pub(crate) enum Transport {
     /// Slot of a QUIC connection.
     Quic(usize),
-    /// Slot of a WebSocket.
-    WebSocket(usize),
+    /// A WebSocket.
+    WebSocket(Key),
 }
 
 /// The core, and what performs its outputs.
@@ -63,6 +63,7 @@ pub(crate) struct Performer<S> {
     feedback: VecDeque<Input>,
     /// Sessions that the core wants closed; the transports take them.
     closes: Vec<(SessionId, CloseCode)>,
+    strays: Vec<Stray>,
     draining: bool,
     now: Moment,
     status: Arc<Status>,
@@ -87,6 +88,7 @@ impl<S: Store> Performer<S> {
             last_ticket: 0,
             feedback: VecDeque::new(),
             closes: Vec::new(),
+            strays: Vec::new(),
             draining: false,
             now,
             status,
@@ -131,7 +133,8 @@ impl<S: Store> Performer<S> {
             }
             Output::Store { partition, position, rows } => self.store.store(partition, position, rows),
             Output::Message { to, message } => {
-                if let Err(Parcel::Message(message)) = self.links.send(usize::from(to.raw()), Parcel::Message(message)) {
+                if let Err(Parcel::Message(message)) = self.links.send(usize::from(to.raw()), Parcel::Message(message))
+                {
                     debug_assert_eq!(usize::from(to.raw()), self.links.own(), "messages go to shards that exist");
                     self.feedback.push_back(Input::Message { from: to, message });
                 }
@@ -158,8 +161,8 @@ impl<S: Store> Performer<S> {
         self.feed(Input::Request { ticket: self.last_ticket, request });
     }
 
-    /// Takes what other shards sent; strays go to `stray`. Returns whether some are left.
-    pub(crate) fn receive(&mut self, mut stray: impl FnMut(Stray), parcels: &mut Vec<(usize, Parcel)>) -> bool {
+    /// Takes what other shards sent; strays wait for [`Self::take_strays`]. Returns whether some are left.
+    pub(crate) fn receive(&mut self, parcels: &mut Vec<(usize, Parcel)>) -> bool {
         let left = self.links.receive(|from, parcel| parcels.push((from, parcel)));
         for (from, parcel) in parcels.drain(..) {
             match parcel {
@@ -167,10 +170,15 @@ impl<S: Store> Performer<S> {
                     let from = ShardId::from_raw(u16::try_from(from).expect("SHARD_COUNT_MAX fits u16"));
                     self.feed(Input::Message { from, message });
                 }
-                Parcel::Stray(datagram) => stray(*datagram),
+                Parcel::Stray(datagram) => self.strays.push(*datagram),
             }
         }
         left
+    }
+
+    /// Packets that other shards have received for this one.
+    pub(crate) fn take_strays(&mut self) -> Vec<Stray> {
+        std::mem::take(&mut self.strays)
     }
 
     /// Passes a packet on to the shard that it is for, if there is room.
@@ -207,14 +215,14 @@ impl<S: Store> Performer<S> {
 
     /// Begins a session.
     pub(crate) fn connect(&mut self, transport: Transport) -> SessionId {
-        let session = self.sessions.insert(transport);
+        let session = SessionId::from_raw(self.sessions.insert(transport).raw());
         self.feed(Input::Connected { session });
         session
     }
 
     /// Ends a session, however it came to that. Exactly once for each.
     pub(crate) fn disconnect(&mut self, session: SessionId, ending: Ending) {
-        if self.sessions.remove(session).is_some() {
+        if self.sessions.remove(Key::from_raw(session.raw())).is_some() {
             self.closes.retain(|(closed, _)| *closed != session);
             self.feed(Input::Disconnected { session, ending });
         }
@@ -255,7 +263,7 @@ impl<S: Store> Performer<S> {
 
     /// Where a session's transport is; `None` for one that has ended.
     pub(crate) fn transport(&self, session: SessionId) -> Option<Transport> {
-        self.sessions.get(session).copied()
+        self.sessions.get(Key::from_raw(session.raw())).copied()
     }
 
     /// Tells the core once that the server goes away.
@@ -273,7 +281,7 @@ impl<S: Store> Performer<S> {
 
     /// Asks for every session to be closed.
     pub(crate) fn close_all(&mut self, code: CloseCode) {
-        self.closes.extend(self.sessions.iter().map(|(session, _)| (session, code)));
+        self.closes.extend(self.sessions.iter().map(|(key, _)| (SessionId::from_raw(key.raw()), code)));
     }
 
     /// Hands this turn's commands to the log and this turn's messages to the other shards, and rings each once.
