@@ -7,6 +7,7 @@ mod profile;
 mod prompt;
 mod script;
 mod text;
+mod tui;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -38,6 +39,23 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let profile = Profile::new(cli.common)?;
     match cli.command {
         Some(command) => script::run(&profile, command).await,
-        None => Err(Failure::new(Cause::Local, "no terminal client yet")),
+        None => chat(&profile).await,
+    }
+}
+
+/// The terminal client; a session that the server ended is replaced by a new one, if somebody can be asked for the password.
+async fn chat(profile: &Profile) -> Result<(), Failure> {
+    if !prompt::is_interactive() {
+        return Err(Failure::usage("the terminal client needs a terminal; see tern-chat --help for the commands"));
+    }
+    loop {
+        profile.ensure_login().await?;
+        match tui::run(profile).await {
+            Err(ended) if ended.cause == Cause::LoggedOut => {
+                let _ = writeln!(std::io::stderr(), "tern-chat: {ended}");
+                profile.store.save(None)?;
+            }
+            other => return other,
+        }
     }
 }
