@@ -127,9 +127,72 @@ counters! {
     sleeps,
     /// Time spent in turns. Unit: microseconds.
     busy_us,
+    /// The core: commands applied.
+    core_commands,
+    /// The core: events that commands made.
+    core_events,
+    /// The core: events put into sessions' outboxes.
+    core_deliveries,
+    /// The core: requests refused.
+    core_rejects,
+    /// The core: requests refused for their rate.
+    core_rate_limited,
+    /// The core: requests refused because a queue was full.
+    core_busy,
+    /// The core: resumes answered from memory.
+    core_resumes,
+    /// The core: resumes answered with a reset.
+    core_resets,
+    /// The core: sessions for which live delivery was stopped.
+    core_lagging,
+    /// The core: events not put into the outbox of a lagging session.
+    core_skipped,
+    /// The core: typing and presence frames dropped for slow readers.
+    core_ephemeral_dropped,
+    /// The core: frames that were not valid.
+    core_malformed,
+    /// The core: entities loaded from the view.
+    core_loads,
+    /// The core: loads that failed and were tried again.
+    core_load_failures,
+    /// The core: entities dropped from memory.
+    core_evictions,
+    /// The core: appends of emitted commands that were tried again.
+    core_emission_retries,
+    /// The core: bytes of entities in memory, now.
+    core_cache_size,
+    /// The core: commands logged but not applied, now.
+    core_waiting,
 }
 
 impl Counters {
+    /// Shows what the core counts.
+    pub(crate) fn publish_core(&self, core: &tern_core_shard::Counters) {
+        let pairs = [
+            (&self.core_commands, core.commands),
+            (&self.core_events, core.events),
+            (&self.core_deliveries, core.deliveries),
+            (&self.core_rejects, core.rejects),
+            (&self.core_rate_limited, core.rate_limited),
+            (&self.core_busy, core.busy),
+            (&self.core_resumes, core.resumes),
+            (&self.core_resets, core.resets),
+            (&self.core_lagging, core.lagging),
+            (&self.core_skipped, core.skipped),
+            (&self.core_ephemeral_dropped, core.ephemeral_dropped),
+            (&self.core_malformed, core.malformed),
+            (&self.core_loads, core.loads),
+            (&self.core_load_failures, core.load_failures),
+            (&self.core_evictions, core.evictions),
+            (&self.core_emission_retries, core.emission_retries),
+            (&self.core_cache_size, core.cache_size),
+            (&self.core_waiting, core.waiting),
+        ];
+        for (shown, counted) in pairs {
+            shown.0.store(counted, Ordering::Relaxed);
+        }
+    }
+
     /// Counts a session that the server closed.
     pub(crate) fn closed(&self, code: CloseCode) {
         if let Some(counter) = self.closes.get(usize::from(code.raw())) {

@@ -101,6 +101,28 @@ const SHARD: &[Row<ShardCounters>] = &[
     ("turns", "Turns of the shard's loop", Counter, |shard| shard.turns),
     ("sleeps", "Times the shard's loop slept", Counter, |shard| shard.sleeps),
     ("busy_microseconds", "Time that the shard was not asleep", Counter, |shard| shard.busy_us),
+    ("commands_applied", "Commands applied", Counter, |shard| shard.core_commands),
+    ("events", "Events that commands made", Counter, |shard| shard.core_events),
+    ("deliveries", "Events put into sessions' outboxes", Counter, |shard| shard.core_deliveries),
+    ("requests_rejected", "Requests refused", Counter, |shard| shard.core_rejects),
+    ("requests_rate_limited", "Requests refused for their rate", Counter, |shard| shard.core_rate_limited),
+    ("requests_busy", "Requests refused because a queue was full", Counter, |shard| shard.core_busy),
+    ("resumes", "Resumes answered from memory", Counter, |shard| shard.core_resumes),
+    ("resets", "Resumes answered with a reset", Counter, |shard| shard.core_resets),
+    ("sessions_lagging", "Sessions for which live delivery was stopped", Counter, |shard| shard.core_lagging),
+    ("events_skipped", "Events not put into the outbox of a lagging session", Counter, |shard| shard.core_skipped),
+    ("ephemeral_dropped", "Typing and presence frames dropped for slow readers", Counter, |shard| {
+        shard.core_ephemeral_dropped
+    }),
+    ("frames_malformed", "Frames that were not valid", Counter, |shard| shard.core_malformed),
+    ("entity_loads", "Entities loaded from the view", Counter, |shard| shard.core_loads),
+    ("entity_load_failures", "Loads that failed and were tried again", Counter, |shard| shard.core_load_failures),
+    ("entity_evictions", "Entities dropped from memory", Counter, |shard| shard.core_evictions),
+    ("emission_retries", "Appends of emitted commands that were tried again", Counter, |shard| {
+        shard.core_emission_retries
+    }),
+    ("cache_bytes", "Bytes of entities in memory", Gauge, |shard| shard.core_cache_size),
+    ("commands_waiting", "Commands logged but not applied", Gauge, |shard| shard.core_waiting),
 ];
 
 const STORE: &[Row<StoreCounters>] = &[
@@ -131,6 +153,7 @@ const STORE: &[Row<StoreCounters>] = &[
 ];
 
 const HTTP: &[Row<HttpCounters>] = &[
+    ("http_requests_in_flight", "HTTP requests that are not answered yet", Gauge, HttpCounters::in_flight),
     ("http_connections_accepted", "TCP connections accepted", Counter, |http| load(&http.accepted)),
     ("http_connections", "TCP connections that are not chat sessions", Gauge, |http| load(&http.open)),
     ("http_accept_failures", "Accepting failed: no descriptors or memory", Counter, |http| load(&http.accept_failures)),

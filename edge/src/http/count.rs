@@ -51,6 +51,7 @@ const ROUTE_COUNT: usize = Route::ALL.len();
 #[derive(Debug, Default)]
 pub struct HttpCounters {
     requests: [[AtomicU64; STATUS_CLASSES.len()]; ROUTE_COUNT],
+    in_flight: AtomicU64,
     /// TCP connections accepted.
     pub accepted: AtomicU64,
     /// TCP connections that are open and not chat sessions, now.
@@ -81,10 +82,32 @@ impl HttpCounters {
         }
     }
 
+    /// Counts a request for as long as the guard lives.
+    pub(crate) fn begin(&self) -> InFlight<'_> {
+        Self::add(&self.in_flight);
+        InFlight(&self.in_flight)
+    }
+
+    /// Requests that are not answered yet.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// Requests of a route answered with a status class (index into [`STATUS_CLASSES`]).
     #[must_use]
     pub fn requests(&self, route: Route, class: usize) -> u64 {
         let counter = self.requests.get(route as usize).and_then(|classes| classes.get(class));
         counter.map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+}
+
+/// A request that is not answered yet, or whose client has not gone away.
+#[derive(Debug)]
+pub(crate) struct InFlight<'a>(&'a AtomicU64);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -76,6 +76,7 @@ async fn observe(State(watch): State<Watch>, request: Request, next: Next) -> Re
     let route = Route::of(request.extensions().get::<MatchedPath>().map(MatchedPath::as_str));
     let span = tracing::info_span!("request", id, route = route.label(), method = method(request.method()));
     let started = watch.clock.now().instant;
+    let _in_flight = watch.counters.begin();
     let ambiguous = request.headers().contains_key(header::TRANSFER_ENCODING)
         && request.headers().contains_key(header::CONTENT_LENGTH);
     let mut response = if ambiguous {
@@ -91,7 +92,7 @@ async fn observe(State(watch): State<Watch>, request: Request, next: Next) -> Re
     let status = response.status();
     watch.counters.answered(route, status.as_u16());
     let took = watch.clock.now().instant.saturating_duration_since(started);
-    span.in_scope(|| tracing::debug!(status = status.as_u16(), took_us = took.as_micros(), "answered"));
+    span.in_scope(|| tracing::debug!(status = status.as_u16(), took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX), "answered"));
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);

@@ -39,6 +39,7 @@ pub(super) struct Running {
     pub(super) status: Arc<Status>,
     pub(super) certificates: Arc<Certificates>,
     pub(super) clock: Clock,
+    pub(super) http: Arc<HttpCounters>,
     /// Ends accepting when it is aborted.
     pub(super) accepting: AbortHandle,
     /// Last: nobody else may have the directory before all of the above is gone.
@@ -84,10 +85,11 @@ pub(super) fn start(config: &Config, log: &Log, runtime: &Runtime) -> Result<Run
     status.show(look(control.clone(), Arc::clone(&opened)), Arc::new(sources));
     runtime.block_on(catch_up(&control));
 
+    let http = Arc::clone(&counters);
     let listener = listener(config, &control, auth, &certificates, counters, clock);
     let accepting = runtime.spawn(listener.run(public)).abort_handle();
     status.enter(Phase::Ready);
-    let running = Running { node, store: opened, status, certificates, clock, accepting, _directory: directory };
+    let running = Running { node, store: opened, status, certificates, clock, http, accepting, _directory: directory };
     announce(config, &running, admin_address, began);
     Ok(running)
 }
@@ -226,7 +228,7 @@ fn announce(config: &Config, running: &Running, admin: SocketAddr, began: Moment
         shards = config.process.shards,
         driver = ?running.node.driver(),
         data_dir = %config.process.data_dir.display(),
-        took_ms = took.as_millis(),
+        took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         version = env!("CARGO_PKG_VERSION"),
         "ready"
     );

@@ -17,6 +17,9 @@ const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(60);
 /// How often it is looked whether sessions are left. Unit: time.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
 
+/// A second signal this soon is the first one again: `timeout` and terminals signal the process and then its group. Unit: time.
+const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(500);
+
 /// How the server ended: the process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -96,8 +99,12 @@ pub(super) async fn wait(config: &Config, running: &Running) -> std::io::Result<
 }
 
 async fn end_on_second(mut signals: Signals) {
+    let first = Instant::now();
     loop {
-        if let Asked::Stop(signal) = signals.next().await {
+        let asked = signals.next().await;
+        if let Asked::Stop(signal) = asked
+            && first.elapsed() >= SECOND_SIGNAL_AFTER
+        {
             tracing::warn!(signal, "second signal: ending at once");
             // The log's writer has a moment: `exit` runs no destructors.
             sleep(DRAIN_INTERVAL).await;
@@ -121,7 +128,7 @@ async fn drain(config: &Config, running: &Running) {
     control.drain(u32::try_from(config.process.drain_spread.as_millis()).unwrap_or(u32::MAX));
     let gone = async {
         let mut look = interval(DRAIN_INTERVAL);
-        while control.sessions() > 0 {
+        while control.sessions() > 0 || running.http.in_flight() > 0 {
             look.tick().await;
         }
     };

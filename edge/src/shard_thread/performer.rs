@@ -319,6 +319,7 @@ impl<S: Store> Performer<S> {
     pub(crate) fn publish(&self) {
         let counters = &self.status.counters;
         counters.sessions.set(self.sessions.len());
+        counters.publish_core(&self.core.counters());
         counters.ring_waiting.set(self.links.waiting());
         counters.ring_overflows.set(usize::try_from(self.links.overflowed()).unwrap_or(usize::MAX));
         if !self.status.is_caught_up() && self.core.is_caught_up() {
