@@ -334,12 +334,19 @@ impl Sessions {
         let session = self.get(id)?;
         let frame = session.outbox.pop(lane);
         let low = session.outbox.size() <= resume_at;
-        if low && let Some(lag) = session.open().and_then(|open| open.lag.take()) {
-            cx.cancel(lag.deadline, Timer::SlowReader(id));
-            self.report_skipped(cx, id, lag.skipped.into_iter().collect());
+        if low && session.open().is_some_and(|open| open.lag.is_some()) {
+            self.end_lag(cx, id);
             return frame.or_else(|| self.get(id)?.outbox.pop(lane));
         }
         frame
+    }
+
+    /// Live delivery goes on for a session that has caught up.
+    #[cold]
+    fn end_lag(&mut self, cx: &mut Context, id: SessionId) {
+        let Some(lag) = self.get(id).and_then(Session::open).and_then(|open| open.lag.take()) else { return };
+        cx.cancel(lag.deadline, Timer::SlowReader(id));
+        self.report_skipped(cx, id, lag.skipped.into_iter().collect());
     }
 
     fn report_skipped(&mut self, cx: &mut Context, id: SessionId, skipped: Vec<ConversationId>) {
