@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tern_protocol::command::CommandHead;
 use tern_protocol::frame::{self, FrameError};
-use tern_protocol::limit::{CLIENT_NAME_SIZE_MAX, POSITIONS_MAX, TOKEN_SIZE_MAX};
+use tern_protocol::limit::{CLIENT_NAME_SIZE_MAX, PAGE_SIZE_MAX, POSITIONS_MAX, TOKEN_SIZE_MAX};
 use tern_protocol::server::{Drain, Welcome};
 use tern_protocol::{
     CloseCode, ConversationId, DeviceId, RejectCode, RequestId, Seq, SessionId, Timestamp, UserId, client,
@@ -68,6 +68,7 @@ impl Sessions {
             outbox: Outbox::default(),
             bucket: Bucket::full(cx.now, cx.limits()),
             inflight: 0,
+            pages: 0,
             ready: false,
         };
         self.slots[slot] = Some(Box::new(session));
@@ -322,8 +323,9 @@ impl Sessions {
 
     /// An answer to one session; a command that it ends makes room for another.
     fn answer(&mut self, cx: &mut Context, id: SessionId, frame: Bytes, command: bool) {
-        if let Some(session) = self.get(id).filter(|_| command) {
-            session.inflight = session.inflight.saturating_sub(1);
+        if let Some(session) = self.get(id) {
+            let waited = if command { &mut session.inflight } else { &mut session.pages };
+            *waited = waited.saturating_sub(1);
         }
         self.push(cx, id, Lane::Control, frame);
         self.close_if_drained(cx, id);
@@ -368,10 +370,13 @@ impl Sessions {
     }
 
     pub(crate) fn on_hello_timeout(&mut self, cx: &mut Context, id: SessionId) {
-        let late = |session: &mut Session| !matches!(session.phase, Phase::Open(_) | Phase::Closing { .. });
-        if self.get(id).is_some_and(late) {
-            self.close(cx, id, CloseCode::HelloExpected);
-        }
+        let code = match self.get(id).map(|session| &session.phase) {
+            Some(Phase::Hello { .. }) => CloseCode::HelloExpected,
+            // It said hello; the answer is late, and that is not its fault.
+            Some(Phase::Verifying { .. } | Phase::Opening { .. }) => CloseCode::Internal,
+            Some(Phase::Open(_) | Phase::Closing { .. }) | None => return,
+        };
+        self.close(cx, id, code);
     }
 
     pub(crate) fn on_slow_reader(&mut self, cx: &mut Context, id: SessionId) {
@@ -397,7 +402,14 @@ impl Sessions {
         session.is_some_and(|session| match &session.phase {
             Phase::Hello { .. } => true,
             Phase::Verifying { early, .. } | Phase::Opening { early, .. } => early.len() < EARLY_MAX / 16,
-            Phase::Open(_) => session.outbox.size() < limits.outbox_live_max && session.inflight < limits.inflight_max,
+            Phase::Open(_) => {
+                // Whoever asks for many pages at once must not be closed for not reading them: there is room for each that is asked for.
+                let pages = usize::try_from(session.pages).unwrap_or(usize::MAX).saturating_add(1);
+                let size = session.outbox.size().saturating_add(pages.saturating_mul(PAGE_SIZE_MAX));
+                session.outbox.size() < limits.outbox_live_max
+                    && session.inflight < limits.inflight_max
+                    && (session.pages == 0 || size <= limits.outbox_close_max)
+            }
             Phase::Closing { .. } => false,
         })
     }

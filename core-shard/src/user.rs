@@ -164,7 +164,8 @@ impl User {
         self.directory.insert(id, new);
         let key = Part::Directory(id).key(&self.prefix).into();
         out.rows.push(Row { table: Table::Entities, key, value: Some(stored::encode_row(&new).into()) });
-        if new.joined != old.joined {
+        // In again where one was in: the news of going out was overtaken, and sessions may have gone out by the event itself.
+        if new.joined != 0 || old.joined != 0 {
             self.row.user_seq += 1;
             out.directory = Some((id, new.joined != 0));
         }

@@ -113,8 +113,9 @@ impl Conversation {
         if seq <= member.read && at.config.has(Sabotage::CursorMonotone) {
             return Ok((Seq::from_raw(member.read), at.time));
         }
-        // In memory the count is known; below it must at least be possible.
-        let possible = match self.window.at(Seq::from_raw(seq)) {
+        // Of recent events the count is known; of older ones, which may or may not be in memory, it must at least be possible.
+        let recent = seq + DEDUP_WINDOW > self.head.raw();
+        let possible = match self.window.at(Seq::from_raw(seq)).filter(|_| recent) {
             Some(event) => event.head.visible == visible,
             None => visible <= seq && visible <= self.visible && self.visible - visible <= self.head.raw() - seq,
         };

@@ -16,6 +16,8 @@ use crate::message::EventHead;
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     events: VecDeque<Remembered>,
+    /// Older ones that were edited or recalled: kept until the view has them as they are now.
+    revised: BTreeMap<Seq, Remembered>,
     /// Newest event of each request in memory.
     requests: BTreeMap<(UserId, RequestId), Seq>,
     size: usize,
@@ -107,6 +109,12 @@ impl Window {
 
     /// Drops what neither a resend, a resume nor the view needs.
     pub(crate) fn trim(&mut self, head: Seq, stored: Position, keep_unstored: bool) {
+        let size = &mut self.size;
+        self.revised.retain(|_, event| {
+            let keep = event.position > stored;
+            *size -= if keep { 0 } else { size_of(event) };
+            keep
+        });
         while let Some(first) = self.events.front() {
             let recent = first.head.seq.raw() + DEDUP_WINDOW > head.raw();
             if recent || (keep_unstored && first.position > stored) {
@@ -123,17 +131,26 @@ impl Window {
 
     /// The event at this place, if it is in memory.
     pub(crate) fn at(&self, seq: Seq) -> Option<&Remembered> {
-        let first = self.first()?;
-        self.events.get(usize::try_from(seq.raw().checked_sub(first.raw())?).ok()?)
+        let index = self.first().and_then(|first| seq.raw().checked_sub(first.raw()));
+        let recent = index.and_then(|index| self.events.get(usize::try_from(index).ok()?));
+        recent.or_else(|| self.revised.get(&seq))
     }
 
-    /// Puts another body into an event that is in memory.
+    /// Puts another body into an event. One that is older than what is in memory is remembered until the view has it: until then
+    /// whoever asks the view is told of the body before.
     pub(crate) fn replace(&mut self, event: Remembered) {
-        let Some(first) = self.first() else { return };
+        let first = self.first().unwrap_or(event.head.seq.next());
         let index = event.head.seq.raw().checked_sub(first.raw()).and_then(|index| usize::try_from(index).ok());
-        if let Some(old) = index.and_then(|index| self.events.get_mut(index)) {
-            self.size = self.size - size_of(old) + size_of(&event);
-            *old = event;
+        self.size += size_of(&event);
+        match index.and_then(|index| self.events.get_mut(index)) {
+            Some(old) => {
+                self.size -= size_of(old);
+                *old = event;
+            }
+            None => {
+                let old = self.revised.insert(event.head.seq, event);
+                self.size -= old.as_ref().map_or(0, size_of);
+            }
         }
     }
 

@@ -80,6 +80,8 @@ impl Sessions {
         }
         for id in gone {
             self.unsubscribe(cx, id, conversation);
+            // They may be in again by now, and the news of that may have overtaken this event: the owner knows.
+            self.subscribe(cx, id, conversation, None, true);
         }
     }
 
@@ -111,7 +113,11 @@ impl Sessions {
         open.syncing -= 1;
         match member {
             None => {
+                let again = mine.ask_again;
                 open.conversations.remove(&conversation);
+                if again {
+                    self.subscribe(cx, id, conversation, None, true);
+                }
             }
             Some(watching) => {
                 let announce = mine.announce;
@@ -301,8 +307,12 @@ impl Sessions {
         open.user_seq = user_seq;
         let kind = if joined { user_event::CONVERSATION_ADDED } else { user_event::CONVERSATION_REMOVED };
         self.push(cx, id, Lane::Control, to_bytes(&UserEvent { user_seq, conversation: conversation.raw(), kind }));
+        let Some(open) = self.get(id).and_then(Session::open) else { return };
         if joined {
-            self.subscribe(cx, id, conversation, None, true);
+            match open.conversations.get_mut(&conversation) {
+                Some(mine) => mine.ask_again = mine.place.is_none(),
+                None => self.subscribe(cx, id, conversation, None, true),
+            }
         } else if cx.config.has(Sabotage::KickUnsubscribe) {
             self.unsubscribe(cx, id, conversation);
         }

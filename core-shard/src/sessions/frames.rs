@@ -284,12 +284,19 @@ impl Sessions {
         }
     }
 
+    /// Counts a page that an owner is asked for; says for whom.
+    fn ask_for_page(&mut self, id: SessionId) -> Option<UserId> {
+        let session = self.get(id)?;
+        session.pages += 1;
+        session.open().map(|open| open.user)
+    }
+
     fn history(&mut self, cx: &mut Context, id: SessionId, f: &client::ArchivedGetHistory) {
         let conversation = ConversationId::from_raw(f.conversation.to_native());
-        let Some(open) = self.get(id).and_then(Session::open) else { return };
+        let Some(user) = self.ask_for_page(id) else { return };
         let history = ToOwner::History {
             place: Place { shard: cx.shard(), session: id },
-            user: open.user,
+            user,
             request: RequestId::from_raw(f.request.to_native()),
             conversation,
             anchor: f.anchor.to_native(),
@@ -301,10 +308,10 @@ impl Sessions {
 
     fn members(&mut self, cx: &mut Context, id: SessionId, f: &client::ArchivedGetMembers) {
         let conversation = ConversationId::from_raw(f.conversation.to_native());
-        let Some(open) = self.get(id).and_then(Session::open) else { return };
+        let Some(user) = self.ask_for_page(id) else { return };
         let members = ToOwner::Members {
             place: Place { shard: cx.shard(), session: id },
-            user: open.user,
+            user,
             request: RequestId::from_raw(f.request.to_native()),
             conversation,
             after: UserId::from_raw(f.after.to_native()),

@@ -19,6 +19,8 @@ pub(crate) struct Session {
     pub(crate) bucket: Bucket,
     /// Commands that the log has and that are not answered.
     pub(crate) inflight: u32,
+    /// Pages that owners were asked for and that are not here: each will be as large as a page may be.
+    pub(crate) pages: u32,
     /// In the list of those with something to send.
     pub(crate) ready: bool,
 }
@@ -72,6 +74,8 @@ pub(crate) struct Membership {
     pub(crate) place: Option<u32>,
     /// Tell the client of this conversation when the owner has answered.
     pub(crate) announce: bool,
+    /// News of coming in arrived while the owner was being asked: its answer may be older.
+    pub(crate) ask_again: bool,
     /// The oldest event that the user may read.
     pub(crate) first: Seq,
     pub(crate) join: Seq,

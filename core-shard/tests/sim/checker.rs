@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tern_protocol::limit::DEDUP_WINDOW;
 use tern_protocol::server::{DirectoryEntry, content, event};
 use tern_protocol::{ConversationId, RejectCode, Timestamp, UserId};
 
@@ -120,12 +121,21 @@ fn acked_is_stored(truths: &Truths, witness: &mut Witness) {
     }
 }
 
-/// M5: whoever was told "no" finds nothing stored.
+/// M5: whoever was told "no" finds nothing stored. But one who is out, and comes back with a request that is older than the memory
+/// of requests, can only be told that they are out.
 fn refused_is_not_stored(truths: &Truths, witness: &mut Witness) {
     let made: BTreeSet<_> =
         truths.values().flat_map(|truth| &truth.events).map(|event| (event.sender, event.request)).collect();
-    let lies: Vec<_> =
-        witness.rejects.iter().filter(|(key, _)| made.contains(key)).map(|(k, v)| (*k, v.clone())).collect();
+    let forgotten = |(user, request): &(UserId, u128)| {
+        truths.values().any(|truth| {
+            let own = |event: &&EventCopy| (event.sender, event.request) == (*user, *request);
+            let old = truth.events.iter().find(own).is_some_and(|event| event.seq + DEDUP_WINDOW <= truth.head());
+            let left = |stays: &Vec<model::Stay>| stays.iter().any(|stay| stay.last.is_some());
+            old && truth.stays.get(user).is_some_and(left)
+        })
+    };
+    let told = witness.rejects.iter().filter(|(key, _)| made.contains(key) && !forgotten(key));
+    let lies: Vec<_> = told.map(|(key, refused)| (*key, refused.clone())).collect();
     for ((user, request), refused) in lies {
         let Refused { op, code, .. } = refused;
         witness.violation("M5", format!("{user} request {request:#x} {op:?} was refused as {code:?} and is stored"));

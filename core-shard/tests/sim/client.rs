@@ -201,7 +201,8 @@ impl Device {
         self.link = if code == Some(CloseCode::Revoked) { Link::Revoked } else { Link::Down };
         self.asks.clear();
         // What was announced or begun to be read counts as seen when it is here, not before.
-        if self.walk.take().is_some() || !std::mem::take(&mut self.awaited).is_empty() {
+        let announced = !std::mem::take(&mut self.awaited).is_empty() || !std::mem::take(&mut self.hints).is_empty();
+        if self.walk.take().is_some() || announced {
             self.user_seq = 0;
         }
         for chat in self.chats.values_mut() {

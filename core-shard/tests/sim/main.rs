@@ -7,6 +7,7 @@ mod checker;
 mod client;
 mod cluster;
 mod faults;
+mod found;
 mod limits;
 mod log;
 mod model;

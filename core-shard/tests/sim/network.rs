@@ -11,6 +11,7 @@ use tern_protocol::{CloseCode, SessionId, Timestamp};
 
 use crate::client::Link;
 use crate::faults::Span;
+use crate::wire::Op;
 use crate::world::{Event, World};
 
 /// Bytes on the way to a client with nothing wrong: more than any run queues.
@@ -133,13 +134,19 @@ impl World {
     /// A client's frame goes on its way, perhaps twice.
     pub(crate) fn client_sends(&mut self, index: usize, bytes: Bytes) {
         let Some(id) = self.accounts[index].conn else { return };
-        let copies = 1 + u32::from(self.rng.net.chance(self.faults.duplicate) && is_command(&bytes));
-        for _ in 0..copies {
+        let twice = self.rng.net.chance(self.faults.duplicate) && is_command(&bytes);
+        // The second time is no first attempt: it says what was known.
+        let known = |(request, _): &(u128, Op)| self.devices[index].ops.contains_key(request);
+        let again = Op::read(&bytes).filter(|op| twice && known(op)).map(|(request, op)| {
+            let known = self.devices[index].pending.get(&request).map_or(0, |pending| pending.known);
+            op.frame(request, known)
+        });
+        for bytes in std::iter::once(bytes).chain(again) {
             let delay = self.rng.net.span(self.faults.net);
             let Some(conn) = self.conns.get_mut(&id) else { return };
             conn.up = self.schedule.now().after(delay).max(conn.up);
             let at = conn.up;
-            self.schedule.at(at, Event::ToServer { conn: id, bytes: bytes.clone() });
+            self.schedule.at(at, Event::ToServer { conn: id, bytes });
         }
     }
 
