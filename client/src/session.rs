@@ -254,9 +254,8 @@ impl Session {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
-        let changed = self.changed.pop_first()?;
-        let view = self.conversations.get(&changed)?.view()?.clone();
-        Some(Output::Update(Update::Conversation(Box::new(view))))
+        self.tell_changed();
+        self.outputs.pop_front()
     }
 
     /// When to call [`Self::on_timeout`].
@@ -362,6 +361,15 @@ impl Session {
 
     fn tell(&mut self, update: Update) {
         self.outputs.push_back(Output::Update(update));
+    }
+
+    /// Tells each conversation that changed, once however often it did.
+    fn tell_changed(&mut self) {
+        while let Some(changed) = self.changed.pop_first() {
+            if let Some(view) = self.conversations.get(&changed).and_then(Conversation::view) {
+                self.outputs.push_back(Output::Update(Update::Conversation(Box::new(view.clone()))));
+            }
+        }
     }
 
     fn tell_progress(&mut self, progress: Progress) {

@@ -24,10 +24,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Account name
-    #[arg(long, global = true, value_name = "NAME", env = "TERN_USER")]
+    #[arg(long, global = true, value_name = "NAME", env = "TERNCHAT_USER")]
     pub(crate) user: Option<String>,
     /// host, host:port or [ipv6]:port
-    #[arg(long, global = true, value_name = "SERVER", env = "TERN_SERVER", default_value = "localhost:7443")]
+    #[arg(long, global = true, value_name = "SERVER", env = "TERNCHAT_SERVER", default_value = "localhost:7443")]
     pub(crate) server: String,
     /// Read the password from this file; otherwise from $TERN_PASSWORD, otherwise it is asked for
     #[arg(long, global = true, value_name = "FILE")]
@@ -42,7 +42,7 @@ pub(crate) struct Common {
     #[arg(long, global = true)]
     pub(crate) trust_first_use: bool,
     /// Where sessions and known servers are kept [default: ~/.local/state/tern]
-    #[arg(long, global = true, value_name = "DIR", env = "TERN_STATE_DIR")]
+    #[arg(long, global = true, value_name = "DIR", env = "TERNCHAT_STATE_DIR")]
     pub(crate) state_dir: Option<PathBuf>,
 }
 

@@ -2,6 +2,7 @@
 //! Never keeps a password.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tern_client::auth::Auth;
 use tern_client::wire::Dialer;
@@ -10,6 +11,9 @@ use tern_client::{Client, ClientBuilder, ServerAddress, TokenStore, Tokens, Trus
 use crate::args::Common;
 use crate::failure::{Cause, Failure};
 use crate::prompt;
+
+/// A quiet connection to a vanished server is noticed within twice this.
+const PING_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// One user at one server, from this machine.
 pub(crate) struct Profile {
@@ -51,6 +55,11 @@ impl Profile {
             .token_store(self.store.clone())
             .trust(self.trust.clone())
             .transport(self.common.transport.into())
+    }
+
+    /// A client for somebody who watches the screen: it notices a dead connection sooner than a phone in a pocket would.
+    pub(crate) fn attentive_builder(&self) -> ClientBuilder {
+        self.builder().ping_interval_max(PING_INTERVAL_MAX).missed_pongs_max(1)
     }
 
     /// The auth API and this profile's tokens.

@@ -182,7 +182,7 @@ async fn history(profile: &Profile, of: &str, limit: u32, json: bool) -> Result<
 /// Prints what happens until the process is stopped. What was left out of the stream is paged in: no event is missed.
 async fn listen(profile: &Profile, json: bool, since_start: bool, only: Option<ConversationId>) -> Result<(), Failure> {
     profile.ensure_login().await?;
-    let builder = profile.builder();
+    let builder = profile.attentive_builder();
     let builder = if since_start { builder.resume(Positions::default()) } else { builder };
     let (client, mut events) = builder.start().await?;
     let mut printer = Printer { client: client.clone(), json, names: Names::default() };

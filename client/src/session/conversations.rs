@@ -31,6 +31,8 @@ pub(super) struct Conversation {
     pub(super) track: Track<EventView>,
     pub(super) view: Option<ConversationView>,
     pub(super) cursors: Cursors,
+    /// The head of the directory entry that the view was made from: what came before is in it already.
+    pub(super) entry_head: Seq,
     /// The message that the preview is of, where it is known.
     preview_seq: Option<Seq>,
     /// When to ask for what is missing.
@@ -48,6 +50,7 @@ impl Conversation {
             track: Track::unplaced(),
             view: None,
             cursors: Cursors::default(),
+            entry_head: Seq::ZERO,
             preview_seq: None,
             repair_at: None,
             repair_failures: 0,
@@ -89,6 +92,12 @@ impl Conversation {
     /// Lets the view follow an event.
     fn follow(&mut self, event: &EventView, me: Option<UserId>) {
         let Some(view) = &mut self.view else { return };
+        if event.seq <= self.entry_head {
+            if event.kind == EventKind::Message {
+                self.preview_seq = self.preview_seq.max(Some(event.seq));
+            }
+            return;
+        }
         if event.seq >= view.head {
             view.head = event.seq;
             view.head_visible = event.visible;

@@ -144,6 +144,7 @@ impl Session {
     fn on_entry(&mut self, now: Instant, mut entry: ConversationView) {
         let id = entry.conversation;
         let first_time = !self.directory.complete_once;
+        let stated_head = entry.head;
         let conversation = self.conversations.entry(id).or_insert_with(Conversation::unplaced);
         if let Some(view) = &conversation.view {
             // The entry may be older than the events that came meanwhile.
@@ -162,6 +163,7 @@ impl Session {
             entry.peer_delivered = entry.peer_delivered.max(view.peer_delivered);
         }
         let (head, join) = (entry.head.raw(), entry.join.raw());
+        conversation.entry_head = stated_head;
         let since_join = join.saturating_sub(1);
         let fetch = !first_time && head.saturating_sub(since_join) <= FETCHED_SINCE_JOIN_MAX;
         let begins_anew = conversation.position().is_none() && !fetch && (!first_time || self.directory.forgotten);
@@ -191,6 +193,7 @@ impl Session {
             let gone: Vec<_> = self.conversations.keys().filter(|id| !seen.contains(id)).copied().collect();
             gone.into_iter().for_each(|id| self.remove_conversation(id));
         }
+        self.tell_changed();
         self.tell(Update::DirectoryLoaded);
     }
 

@@ -63,7 +63,7 @@ impl fmt::Display for Ending {
         match self {
             Self::Closed(code) => write!(f, "closed by the server: {code}"),
             Self::ClosedUnknown(code) => write!(f, "closed by the server with the unknown code {code}"),
-            Self::Lost(why) => write!(f, "connection lost: {why}"),
+            Self::Lost(why) => write!(f, "connection lost, {why}"),
             Self::Malformed(error) => write!(f, "the server sent nonsense: {error}"),
         }
     }

@@ -98,7 +98,7 @@ async fn read(mut stream: SplitStream<WebSocket>, incoming: mpsc::Sender<Incomin
             Some(Ok(Message::Close(close))) => break close.map_or_else(closed_silently, |close| ending(&close)),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
             Some(Ok(Message::Text(text))) => break Ending::Malformed(FrameError::Length(text.len() as u64)),
-            Some(Err(error)) => break Ending::Lost(error.to_string()),
+            Some(Err(error)) => break Ending::Lost(lost(&error)),
             None => break closed_silently(),
         };
         if incoming.send(next).await.is_err() {
@@ -118,7 +118,20 @@ fn whole(bytes: &Bytes) -> Result<(), FrameError> {
 }
 
 fn closed_silently() -> Ending {
-    Ending::Lost("the server closed the socket without a code".to_owned())
+    Ending::Lost("the server went away".to_owned())
+}
+
+/// What happened to the socket, in words for a person: a vanished server has many names.
+fn lost(error: &tungstenite::Error) -> String {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error {
+        tungstenite::Error::Io(io)
+            if matches!(io.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe) =>
+        {
+            "the server went away".to_owned()
+        }
+        other => other.to_string(),
+    }
 }
 
 fn ending(close: &CloseFrame) -> Ending {

@@ -16,10 +16,6 @@ impl Editor {
         &self.text
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.text.is_empty()
-    }
-
     /// What stands before the cursor.
     pub(super) fn before(&self) -> &str {
         self.text.get(..self.cursor).unwrap_or_default()
@@ -146,7 +142,7 @@ mod tests {
         assert!(editor.down() && editor.down() && !editor.down());
         editor.delete_line();
         assert_eq!(editor.take(), "hllo\nsecond line\nx");
-        assert!(editor.is_empty());
+        assert_eq!(editor.text(), "");
     }
 
     #[test]

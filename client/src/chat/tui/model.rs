@@ -16,6 +16,8 @@ use crate::text::{clean, clean_line};
 
 /// A notice is shown this long.
 const NOTICE_LIFETIME: Duration = Duration::from_secs(8);
+/// Events under which an opened conversation loads its past at once. Unit: events.
+const SCREENFUL: usize = 50;
 /// Users whose presence is watched. Unit: users. The SDK's limit.
 const WATCHED_MAX: usize = 512;
 
@@ -235,6 +237,7 @@ impl Model {
     pub(super) fn on_outcome(&mut self, outcome: Result<Outcome, String>) {
         match outcome {
             Ok(Outcome { notice, open, list }) => {
+                self.notice = None;
                 self.say(&notice, false);
                 if let Some((title, members)) = list {
                     self.overlay = Some(Overlay::Members { title, members });
@@ -320,7 +323,7 @@ impl Model {
         if let Some(room) = self.rooms.get_mut(&id) {
             room.scroll = 0;
             room.new_from = (room.view.unread() > 0).then(|| room.view.read.max(room.view.join).next());
-            if room.entries.is_empty() && room.past == Past::Partial {
+            if room.entries.len() < SCREENFUL && room.past == Past::Partial {
                 self.load_past();
             }
         }

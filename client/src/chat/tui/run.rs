@@ -2,7 +2,7 @@
 //! terminal. Whatever happens, the terminal is put back as it was.
 
 use std::io;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use crossterm::event::{
     DisableBracketedPaste, DisableFocusChange, EnableBracketedPaste, EnableFocusChange, Event as TerminalEvent,
@@ -24,8 +24,6 @@ use super::view::{self, Areas};
 use crate::failure::Failure;
 use crate::profile::Profile;
 
-/// Pings at least this often: a person looks at the screen and notices a dead connection sooner than a phone in a pocket.
-const PING_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// Events of one page of the past. Unit: events.
 const PAGE_LIMIT: u16 = 60;
 /// Answers that wait for the loop. Unit: answers.
@@ -42,7 +40,7 @@ enum Answer {
 
 /// Runs the terminal client until the person leaves, or the server logs the device out.
 pub(crate) async fn run(profile: &Profile) -> Result<(), Failure> {
-    let (client, events) = profile.builder().ping_interval_max(PING_INTERVAL_MAX).start().await?;
+    let (client, events) = profile.attentive_builder().start().await?;
     let now = Instant::now();
     let model = Model::new(client.user(), &profile.user, &profile.server.to_string(), now);
     let terminal = open_terminal()?;

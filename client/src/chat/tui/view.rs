@@ -122,7 +122,7 @@ fn list_entry(model: &Model, room: &Room, cells: usize) -> [Line<'static>; 2] {
     }
     let count_style = if selected { style } else { Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD) };
     let head = Line::from(vec![dot, Span::styled(title + &gap, style), Span::styled(count, count_style)]);
-    let sender = match view.preview_sender {
+    let sender = match view.preview_sender.filter(|_| !view.preview.is_empty()) {
         Some(sender) if sender == model.me => "you: ".to_owned(),
         Some(sender) if peer.is_none() => format!("{}: ", model.name(sender)),
         Some(_) | None => String::new(),
