@@ -28,8 +28,7 @@ pub struct Args {
     /// Says whether it would start: configuration, certificate, data directory
     #[arg(long)]
     pub check_config: bool,
-    /// QUIC and HTTPS address [default: [::]:7443]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", help = "QUIC and HTTPS address [default: [::]:7443]")]
     listen: Option<String>,
     /// Health and metrics address [default: 127.0.0.1:7480]
     #[arg(long, value_name = "ADDRESS")]

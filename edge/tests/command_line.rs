@@ -1,4 +1,5 @@
 //! The binary's command line: what it prints, what it refuses, and its exit codes. Starts no server that stays.
+#![expect(clippy::unwrap_used, reason = "what surprises a test fails it")]
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,6 +1,7 @@
 //! Argon2id on a bounded number of threads with a bounded queue. Takes the same time for users that do not exist.
 //! Never keeps or logs a password.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -11,6 +12,9 @@ use tokio::sync::Semaphore;
 
 use super::key::random;
 use crate::config::AuthConfig;
+
+/// Priority of hashing threads, 0 being the shards' and 19 the lowest. At 10 a busy shard gets nine tenths of a shared core.
+const HASH_NICENESS: i32 = 10;
 
 /// Hashes and checks passwords.
 #[derive(Debug)]
@@ -105,11 +109,21 @@ impl Hasher {
         // The permit goes back only when the thread is done: a client that leaves does not make room for another hash.
         permit.forget();
         let done = tokio::task::spawn_blocking(move || {
+            yield_to_shards();
             let result = work(&hasher);
             hasher.workers.add_permits(1);
             result
         });
         done.await.map_err(|_| HasherBusy)
+    }
+}
+
+/// Lets shards go first on this thread's core: people who log in can wait a little longer, people who chat should not notice.
+fn yield_to_shards() {
+    thread_local!(static DONE: Cell<bool> = const { Cell::new(false) });
+    if !DONE.replace(true) {
+        // Linux counts priorities by thread. Where it is refused, hashing competes: slower chat, nothing worse.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), HASH_NICENESS);
     }
 }
 

@@ -6,6 +6,7 @@ mod error;
 mod start;
 mod stop;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
@@ -25,6 +26,7 @@ const BLOCKING_THREADS_EXTRA: usize = 4;
 /// # Errors
 /// When it cannot start. Nothing runs then.
 pub fn run(config: &Config, log: &Log) -> Result<Exit, ServeError> {
+    raise_open_files();
     let runtime = runtime(config)?;
     let running = start::start(config, log, &runtime)?;
     let exit = runtime.block_on(stop::wait(config, &running));
@@ -32,6 +34,15 @@ pub fn run(config: &Config, log: &Log) -> Result<Exit, ServeError> {
     // What is still open is idle or hopeless by now: sessions are gone, and requests had the time of the drain.
     runtime.shutdown_background();
     Ok(exit)
+}
+
+/// Each TCP client is a file. The soft limit is there for programs that use `select`, which this one does not.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current != limit.maximum && setrlimit(Resource::Nofile, raised).is_err() {
+        tracing::debug!(limit = limit.current, "the limit of open files stays");
+    }
 }
 
 fn runtime(config: &Config) -> Result<Runtime, ServeError> {
