@@ -210,7 +210,14 @@ impl Connection {
     fn on_lost<S: Store>(&mut self, reason: &ConnectionError, performer: &mut Performer<S>) {
         let ending = match reason {
             ConnectionError::ApplicationClosed(close) if close.error_code == VarInt::from_u32(0) => Ending::Goodbye,
-            _ => Ending::Lost,
+            ConnectionError::ApplicationClosed(_)
+            | ConnectionError::ConnectionClosed(_)
+            | ConnectionError::VersionMismatch
+            | ConnectionError::TransportError(_)
+            | ConnectionError::Reset
+            | ConnectionError::TimedOut
+            | ConnectionError::LocallyClosed
+            | ConnectionError::CidsExhausted => Ending::Lost,
         };
         self.end(ending, performer);
     }

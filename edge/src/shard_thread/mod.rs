@@ -91,15 +91,12 @@ async fn run<S: Store>(seat: Seat<S>, chosen: Chosen, report: mpsc::Sender<io::R
     let connections_max = config.limits.sessions_max.saturating_add(CONNECTIONS_SPARE);
     let quic = Quic::new(socket, endpoint, server, shards, connections_max, Arc::clone(&status))?;
     let driver = Driver::new(quic.socket(), &bell, now.instant)?;
-    let core = Shard::new(ShardConfig {
-        shard,
-        placement: config.placement,
-        run: config.run,
-        hash_seed: config.hash_seed,
-        now: now.timestamp,
-        limits: config.limits,
-    });
-    let performer = Performer::new(core, store, verifier, links, status, now);
+    let mut core = ShardConfig::new(shard, config.placement);
+    core.run = config.run;
+    core.hash_seed = config.hash_seed;
+    core.now = now.timestamp;
+    core.limits = config.limits;
+    let performer = Performer::new(Shard::new(core), store, verifier, links, status, now);
     // The node may have given up because of another shard; it then stops this one too.
     let _ = report.send(Ok(chosen));
     drop(report);

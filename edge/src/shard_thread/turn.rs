@@ -179,7 +179,8 @@ impl<S: Store> ShardThread<S> {
     }
 
     fn is_over(&self) -> bool {
-        self.stop_at.is_some_and(|at| self.performer.sessions() == 0 || at <= self.performer.now().instant)
+        let is_empty = self.performer.sessions() == 0 && self.websockets.is_empty();
+        self.stop_at.is_some_and(|at| is_empty || at <= self.performer.now().instant)
     }
 
     fn count_turn(&self) {

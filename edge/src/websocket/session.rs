@@ -194,7 +194,7 @@ impl Session {
                 }
             }
             Phase::Closing { until, .. } | Phase::Lingering { until } if until <= now => {
-                self.end(Ending::Lost, performer)
+                self.end(Ending::Lost, performer);
             }
             Phase::Closing { .. } | Phase::Lingering { .. } | Phase::Over => {}
         }

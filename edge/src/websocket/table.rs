@@ -158,6 +158,11 @@ impl WebSockets {
         !self.dirty.is_empty()
     }
 
+    /// Whether there is no socket, not even one that waits for its peer to close.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.sessions.len() == 0
+    }
+
     /// When the earliest socket wants to be looked at.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
