@@ -1,4 +1,5 @@
 //! Asks the person on the terminal: a password without echo, a yes or no. Never reads from a pipe: a script must not hang.
+#![expect(clippy::wildcard_enum_match_arm, reason = "most keys mean nothing to a prompt")]
 
 use std::io::{IsTerminal as _, Write as _};
 

@@ -16,7 +16,8 @@ const ME: UserId = UserId::from_raw(1);
 const PEER: UserId = UserId::from_raw(2);
 const ROOM: ConversationId = ConversationId::direct(ME, PEER);
 /// As the real server's.
-const DEDUP_WINDOW: usize = tern_protocol::limit::DEDUP_WINDOW as usize;
+const DEDUP_WINDOW: usize = 256;
+const _: () = assert!(DEDUP_WINDOW as u64 == tern_protocol::limit::DEDUP_WINDOW);
 
 /// One conversation, kept as the real server keeps it.
 #[derive(Default)]

@@ -124,13 +124,12 @@ fn closed_silently() -> Ending {
 /// What happened to the socket, in words for a person: a vanished server has many names.
 fn lost(error: &tungstenite::Error) -> String {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    match error {
-        tungstenite::Error::Io(io)
-            if matches!(io.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe) =>
-        {
-            "the server went away".to_owned()
-        }
-        other => other.to_string(),
+    let gone =
+        |io: &std::io::Error| matches!(io.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe);
+    if matches!(error, tungstenite::Error::Io(io) if gone(io)) {
+        "the server went away".to_owned()
+    } else {
+        error.to_string()
     }
 }
 

@@ -1,4 +1,5 @@
 //! What each key does to the model.
+#![expect(clippy::wildcard_enum_match_arm, reason = "most keys mean nothing")]
 
 use std::time::Duration;
 
@@ -100,12 +101,14 @@ impl Model {
             KeyCode::Home => self.editor.home(),
             KeyCode::End => self.editor.end(),
             KeyCode::Up => {
-                if !self.editor.up() {
+                let moved = self.editor.up();
+                if !moved {
                     self.scroll_by(1, true);
                 }
             }
             KeyCode::Down => {
-                if !self.editor.down() {
+                let moved = self.editor.down();
+                if !moved {
                     self.scroll_by(1, false);
                 }
             }

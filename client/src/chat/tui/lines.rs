@@ -1,4 +1,5 @@
 //! Events as lines of the message pane. Pure. Never decides which of them are visible.
+#![expect(clippy::wildcard_enum_match_arm, reason = "the SDK's events are open: unknown ones are shown as nothing")]
 
 use jiff::tz::TimeZone;
 use ratatui::style::{Color, Modifier, Style};
@@ -138,8 +139,8 @@ pub(super) fn of_pending(pending: &Pending, width: usize) -> Vec<Line<'static>> 
         last.push_span(Span::styled(mark, style));
     }
     if let SendState::Failed(error) = pending.state {
-        let why = format!("{INDENT}not sent: {error}. Ctrl-R: try again");
-        lines.extend(wrap(&why, width).into_iter().map(|line| Line::styled(line, Style::new().fg(Color::Red))));
+        let why = wrap(&format!("not sent: {error}. Ctrl-R: try again"), body_width(width));
+        lines.extend(why.into_iter().map(|line| Line::styled(format!("{INDENT}{line}"), Style::new().fg(Color::Red))));
     }
     lines
 }

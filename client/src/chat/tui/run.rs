@@ -1,5 +1,6 @@
 //! The loop of the terminal client: keys, updates, answers and time go into the model, its effects to the SDK, its picture to the
 //! terminal. Whatever happens, the terminal is put back as it was.
+#![expect(clippy::wildcard_enum_match_arm, reason = "everything but the end is the model's")]
 
 use std::io;
 use std::time::{Instant, SystemTime};

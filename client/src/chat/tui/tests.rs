@@ -1,4 +1,5 @@
 //! What the screen shows at 80x24, as snapshots, and what keys do. No terminal, no network, a fixed clock.
+#![expect(clippy::wildcard_enum_match_arm, reason = "tests look for one thing among many")]
 
 use std::time::{Duration, Instant};
 
@@ -147,7 +148,9 @@ fn body(text: &str) -> PostContent {
 #[test]
 fn a_conversation_shows_names_times_marks_and_quotes_and_nothing_of_others_escapes() {
     let mut model = with_history();
-    check(&mut model, &expect![[r#"
+    check(
+        &mut model,
+        &expect![[r#"
         ● bob                    │● bob  online
           shall we?              │──────────────────────────────────────────────────────
         # Weekend plans         2│
@@ -172,7 +175,8 @@ fn a_conversation_shows_names_times_marks_and_quotes_and_nothing_of_others_escap
                                  │──────────────────────────────────────────────────────
                                  │>
          ● online · QUIC · ada at localhost:7443                                F1 help
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -186,7 +190,9 @@ fn messages_under_way_and_failed_ones_say_so() {
     let retry_at = model.now + Duration::from_millis(2500);
     let why = "no answer".to_owned();
     model.on_update(Update::State(ConnectionState::Waiting { retry_at, why }));
-    check(&mut model, &expect![[r#"
+    check(
+        &mut model,
+        &expect![[r#"
         ● bob                    │● bob  online
           shall we?              │──────────────────────────────────────────────────────
         # Weekend plans         2│
@@ -211,7 +217,8 @@ fn messages_under_way_and_failed_ones_say_so() {
                                  │──────────────────────────────────────────────────────
                                  │>
          ○ reconnecting in 3 s (no answer) · ada at localhost:7443              F1 help
-    "#]]);
+    "#]],
+    );
     press_control(&mut model, 'r');
     assert!(model.take_effects().contains(&Effect::Retry(RequestId::from_raw(71))));
 }
@@ -230,7 +237,9 @@ fn a_group_shows_members_coming_and_going_and_where_the_new_messages_begin() {
     let page = HistoryView { conversation: GROUP, head: Seq::from_raw(3), first: Seq::from_raw(1), events };
     model.on_history(GROUP, Ok(page));
     model.on_update(Update::Typing { conversation: GROUP, user: BOB, active: true });
-    check(&mut model, &expect![[r#"
+    check(
+        &mut model,
+        &expect![[r#"
         ● bob                    │# Weekend plans  3 members · you are owner
           shall we?              │──────────────────────────────────────────────────────
         # Weekend plans         2│
@@ -255,7 +264,8 @@ fn a_group_shows_members_coming_and_going_and_where_the_new_messages_begin() {
                                  │──────────────────────────────────────────────────────
                                  │>
          ● online · QUIC · ada at localhost:7443                                F1 help
-    "#]]);
+    "#]],
+    );
     model.tick(model.now + Duration::from_secs(7));
     assert!(!screen(&mut model, 80, 24).contains("writing"));
 }
@@ -264,7 +274,9 @@ fn a_group_shows_members_coming_and_going_and_where_the_new_messages_begin() {
 fn the_help_fits_the_smallest_usual_terminal() {
     let mut model = model();
     press(&mut model, KeyCode::F(1));
-    check(&mut model, &expect![[r#"
+    check(
+        &mut model,
+        &expect![[r#"
         ● bob                    │● bob  online
           ┌ help — any key closes ──────────────────────────────────────────────────┐───
         # │/dm NAME                       talk with somebody                        │
@@ -289,7 +301,8 @@ fn the_help_fits_the_smallest_usual_terminal() {
           │Esc / Ctrl-C                   cancel / quit                             │───
           └─────────────────────────────────────────────────────────────────────────┘
          ● online · QUIC · ada at localhost:7443                                F1 help
-    "#]]);
+    "#]],
+    );
     press(&mut model, KeyCode::Char('x'));
     assert!(model.overlay.is_none() && model.editor.text().is_empty());
 }
