@@ -267,7 +267,7 @@ impl Connection {
     pub(super) fn next_deadline(&mut self) -> Option<Instant> {
         let phase = match self.phase {
             Phase::Handshake { until } => Some(until),
-            Phase::Closing { until, .. } => Some(self.quiet_from().map_or(until, |quiet| quiet.min(until))),
+            Phase::Closing { until, .. } => Some(self.close_at(until)),
             Phase::Open | Phase::Closed => None,
         };
         [self.inner.poll_timeout(), phase, self.partial_until].into_iter().flatten().min()
@@ -415,18 +415,22 @@ impl Connection {
             self.wants_write = false;
             self.write_lanes(session, performer);
         }
-        if let Phase::Closing { code, until } = self.phase {
-            let now = performer.now().instant;
-            let is_sent = self.outlets.iter().all(|outlet| outlet.rest.is_empty());
-            if until <= now || (is_sent && self.quiet_from().is_none_or(|quiet| quiet <= now)) {
-                self.finish(code, Ending::Lost, performer);
-            }
+        if let Phase::Closing { code, until } = self.phase
+            && self.close_at(until) <= performer.now().instant
+        {
+            self.finish(code, Ending::Lost, performer);
         }
     }
 
-    /// When everything that was written has probably arrived: a close overtakes what is lost on the way.
-    fn quiet_from(&self) -> Option<Instant> {
-        self.last_write.map(|at| at + self.inner.rtt() * 3 + ACK_DELAY)
+    /// When a closing connection is closed: when everything that was written has probably arrived, because a close overtakes what is
+    /// lost on the way; with streams that take nothing, at `until`.
+    fn close_at(&self, until: Instant) -> Instant {
+        if self.outlets.iter().any(|outlet| !outlet.rest.is_empty()) {
+            return until;
+        }
+        // Nothing was ever written: there is nothing to wait for, and any time that has passed will do.
+        let arrived = self.last_write.map_or(until - FLUSH_TIMEOUT, |at| at + self.inner.rtt() * 3 + ACK_DELAY);
+        arrived.min(until)
     }
 
     fn write_lanes<S: Store>(&mut self, session: SessionId, performer: &mut Performer<S>) {

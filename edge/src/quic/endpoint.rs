@@ -16,6 +16,7 @@ use super::admission::{ACCEPTS_PER_TURN, Admission, Network, Verdict};
 use super::cid::shard_of;
 use super::connection::{Connection, Progress};
 use super::deadline::Deadlines;
+use super::prefetch::prefetch;
 use super::udp::{Received, Udp};
 use crate::shard_thread::{Performer, Status, Stray};
 use crate::store::Store;
@@ -196,6 +197,7 @@ impl Quic {
         let mut index = 0;
         while let Some(slot) = self.dirty.get(index).copied() {
             index += 1;
+            fetch_ahead(&self.connections, self.dirty.get(index));
             let Some(connection) = connection(&mut self.connections, slot) else { continue };
             let is_drained = self.net.exchange(slot, connection);
             let was_paused = connection.is_paused;
@@ -254,6 +256,7 @@ impl Quic {
         let mut visited = 0;
         while let Some(slot) = self.spare.get(visited).copied() {
             visited += 1;
+            fetch_ahead(&self.connections, self.spare.get(visited));
             let Some(connection) = connection(&mut self.connections, slot) else { continue };
             connection.is_dirty = false;
             connection.write(performer);
@@ -420,6 +423,13 @@ impl Router<'_> {
 
 fn connection(connections: &mut [Option<Box<Connection>>], slot: usize) -> Option<&mut Connection> {
     connections.get_mut(slot)?.as_deref_mut()
+}
+
+/// The next connection on a list will be needed in a moment.
+fn fetch_ahead(connections: &[Option<Box<Connection>>], slot: Option<&usize>) {
+    if let Some(Some(connection)) = slot.and_then(|slot| connections.get(*slot)) {
+        prefetch::<Connection>(connection);
+    }
 }
 
 /// Puts a connection on the list of those to look at, once.

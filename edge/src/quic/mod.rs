@@ -8,6 +8,7 @@ mod config;
 mod connection;
 mod deadline;
 mod endpoint;
+mod prefetch;
 mod socket;
 mod udp;
 

@@ -223,7 +223,10 @@ impl Session {
             match self.decoder.next(&mut self.input) {
                 Ok(Some(event)) => {
                     frames += 1;
-                    self.partial_until = None;
+                    // Not by a ping in between, or a message could be held open for ever.
+                    if matches!(event, Event::Message(_)) {
+                        self.partial_until = None;
+                    }
                     self.on_event(event, performer);
                 }
                 Ok(None) => match self.fill() {

@@ -154,10 +154,9 @@ impl Client {
 
     /// Waits for the server to close, and returns its code.
     pub(crate) async fn closed(&self) -> VarInt {
-        match tokio::time::timeout(PATIENCE, self.connection.closed()).await.expect("the server closes") {
-            quinn::ConnectionError::ApplicationClosed(close) => close.error_code,
-            error => panic!("closed by {error}"),
-        }
+        let error = tokio::time::timeout(PATIENCE, self.connection.closed()).await.expect("the server closes");
+        let quinn::ConnectionError::ApplicationClosed(close) = error else { panic!("closed by {error}") };
+        close.error_code
     }
 
     /// Moves to another port, as a NAT gateway that has forgotten would.

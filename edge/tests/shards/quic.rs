@@ -271,3 +271,42 @@ async fn a_node_with_nothing_to_do_sleeps() {
         world.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_hears_every_message_once_and_in_order() {
+    const PEOPLE: usize = 24;
+    const MESSAGES: usize = 20;
+    for driver in DRIVERS {
+        let world = World::new(3, driver).await;
+        let mut crowd = Vec::new();
+        for n in 0..PEOPLE {
+            let person = world.person(&format!("person{n}")).await;
+            crowd.push(Client::enter(&world, person, None).await);
+        }
+        // Everybody must be a member before the first message that counts.
+        let (first, rest) = crowd.split_first_mut().unwrap();
+        for other in rest {
+            say_until_seen(first, other, b"ready").await;
+        }
+        for n in 0..MESSAGES {
+            for client in &mut crowd {
+                client.say(WORLD, format!("message {n}").as_bytes()).await;
+            }
+        }
+        let mut heard = Vec::new();
+        for client in &mut crowd {
+            let mut events = Vec::new();
+            while events.len() < PEOPLE * MESSAGES {
+                let frame = client.expect::<Event>().await;
+                let event = frame::decode::<Event>(&frame).unwrap();
+                if event.body.starts_with(b"message") {
+                    events.push(event.seq.to_native());
+                }
+            }
+            heard.push(events);
+        }
+        assert!(heard.iter().all(|events| events.is_sorted_by(|a, b| a < b)));
+        assert!(heard.iter().all(|events| *events == heard[0]));
+        world.stop().await;
+    }
+}

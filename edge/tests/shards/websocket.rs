@@ -76,10 +76,12 @@ fn hello(person: Person) -> Message {
 /// The next frame of a kind; others are passed over.
 fn expect<F: Frame>(socket: &mut WebSocket<Stream>) -> Bytes {
     loop {
-        match socket.read().unwrap() {
-            Message::Binary(bytes) if frame::open(&bytes).unwrap().0 == F::KIND => return bytes,
-            Message::Close(close) => panic!("{close:?} before {:?}", F::KIND),
-            _ => {}
+        let message = socket.read().unwrap();
+        assert!(!message.is_close(), "{message} before {:?}", F::KIND);
+        if let Message::Binary(bytes) = message
+            && frame::open(&bytes).unwrap().0 == F::KIND
+        {
+            return bytes;
         }
     }
 }

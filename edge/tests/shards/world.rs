@@ -117,10 +117,11 @@ impl World {
         // The user's own log learns of the registration a moment later.
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            match self.ask(self.placement.home(user), open()).await {
-                Reply::DeviceOpened => return Person { user, device },
-                reply => assert!(tokio::time::Instant::now() < deadline, "{reply:?}"),
+            let reply = self.ask(self.placement.home(user), open()).await;
+            if reply == Reply::DeviceOpened {
+                return Person { user, device };
             }
+            assert!(tokio::time::Instant::now() < deadline, "{reply:?}");
             tokio::time::sleep(POLL).await;
         }
     }
