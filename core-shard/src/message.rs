@@ -57,6 +57,8 @@ pub enum ToOwner {
         conversation: ConversationId,
         /// What the client has; `None`: it does not say.
         known: Option<Seq>,
+        /// Repeated in the answer.
+        ticket: u64,
     },
     /// No session of this shard wants the conversation any more.
     Unwatch {
@@ -183,6 +185,8 @@ pub enum ToSessions {
         session: SessionId,
         /// Which conversation.
         conversation: ConversationId,
+        /// Which of its watches is answered: it may have gone out and asked again since.
+        ticket: u64,
         /// `None`: not a member.
         member: Option<Box<Watching>>,
     },

@@ -44,6 +44,7 @@ pub(crate) struct Sessions {
     /// The server is going away; sessions are told to come back within this many milliseconds.
     draining: Option<u32>,
     next_gather: u64,
+    next_watch: u64,
 }
 
 /// Frames that may wait for a session to be opened. Unit: frames.
@@ -196,19 +197,21 @@ impl Sessions {
         announce: bool,
     ) {
         let directory_max = cx.limits().directory_max;
+        self.next_watch += 1;
+        let ticket = self.next_watch;
         let Some(open) = self.get(id).and_then(Session::open) else { return };
         if open.conversations.contains_key(&conversation) || open.conversations.len() >= directory_max {
             return;
         }
         open.conversations.insert(
             conversation,
-            Membership { announce, delivered: known.unwrap_or(Seq::ZERO), ..Membership::default() },
+            Membership { announce, ticket, delivered: known.unwrap_or(Seq::ZERO), ..Membership::default() },
         );
         open.syncing += 1;
         let user = open.user;
         self.locals.entry(conversation).or_default().asked += 1;
         let place = Place { shard: cx.shard(), session: id };
-        let watch = ToOwner::Watch { place, user, conversation, known };
+        let watch = ToOwner::Watch { place, user, conversation, known, ticket };
         cx.ask(cx.config.placement.of_conversation(conversation), watch);
     }
 
@@ -296,8 +299,8 @@ impl Sessions {
                 self.on_opened(cx, session, user_seq, conversations);
             }
             ToSessions::Close { session, code } => self.close(cx, session, code),
-            ToSessions::Watching { session, conversation, member } => {
-                self.on_watching(cx, session, conversation, member);
+            ToSessions::Watching { session, conversation, ticket, member } => {
+                self.on_watching(cx, session, conversation, ticket, member);
             }
             ToSessions::Deliver { conversation, event, frame } => self.on_deliver(cx, conversation, event, &frame),
             ToSessions::Answer { session, frame, command, joined } => {

@@ -94,12 +94,13 @@ enum Next {
 
 fn conversation_question(cx: &mut Context, conversation: &mut Conversation, question: ToOwner) -> Next {
     match question {
-        ToOwner::Watch { place, user, known, .. } => {
+        ToOwner::Watch { place, user, known, ticket, .. } => {
             let member = conversation.members.get(&user).copied();
             let watching = member.map(|member| Box::new(watching(cx, conversation, user, &member, known)));
             let watched = watching.is_some();
             let conversation = conversation.id;
-            cx.tell(place.shard, ToSessions::Watching { session: place.session, conversation, member: watching });
+            let session = place.session;
+            cx.tell(place.shard, ToSessions::Watching { session, conversation, ticket, member: watching });
             if watched { Next::Watched(place) } else { Next::Done }
         }
         ToOwner::History { place, user, request, anchor, limit, order, .. } => {

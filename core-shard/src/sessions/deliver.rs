@@ -12,7 +12,7 @@ use tern_protocol::server::{
 use tern_protocol::{CloseCode, ConversationId, Seq, SessionId, Timestamp, UserId};
 
 use super::outbox::{Subject, lane_of};
-use super::session::{Lag, Open, Phase, Session};
+use super::session::{Lag, Membership, Open, Phase, Session};
 use super::{Sessions, slow_reader_deadline};
 use crate::config::Sabotage;
 use crate::context::{Context, Timer};
@@ -91,12 +91,13 @@ impl Sessions {
         cx: &mut Context,
         id: SessionId,
         conversation: ConversationId,
+        ticket: u64,
         member: Option<Box<Watching>>,
     ) {
         if let Some(local) = self.locals.get_mut(&conversation) {
             local.asked = local.asked.saturating_sub(1);
         }
-        self.take_membership(cx, id, conversation, member);
+        self.take_membership(cx, id, conversation, ticket, member);
         self.drop_idle(cx, conversation);
     }
 
@@ -105,10 +106,12 @@ impl Sessions {
         cx: &mut Context,
         id: SessionId,
         conversation: ConversationId,
+        ticket: u64,
         member: Option<Box<Watching>>,
     ) {
         let Some(open) = self.get(id).and_then(Session::open) else { return };
-        let Some(mine) = open.conversations.get_mut(&conversation).filter(|mine| mine.place.is_none()) else { return };
+        let asked = |mine: &&mut Membership| mine.place.is_none() && mine.ticket == ticket;
+        let Some(mine) = open.conversations.get_mut(&conversation).filter(asked) else { return };
         let user = open.user;
         open.syncing -= 1;
         match member {
@@ -315,6 +318,8 @@ impl Sessions {
             }
         } else if cx.config.has(Sabotage::KickUnsubscribe) {
             self.unsubscribe(cx, id, conversation);
+            // It may have been the last one that the directory waited for.
+            self.release_held(cx, id);
         }
     }
 

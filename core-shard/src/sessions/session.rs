@@ -74,6 +74,8 @@ pub(crate) struct Membership {
     pub(crate) place: Option<u32>,
     /// Tell the client of this conversation when the owner has answered.
     pub(crate) announce: bool,
+    /// The watch whose answer counts.
+    pub(crate) ticket: u64,
     /// News of coming in arrived while the owner was being asked: its answer may be older.
     pub(crate) ask_again: bool,
     /// The oldest event that the user may read.

@@ -66,7 +66,13 @@ impl World {
         while !replay.is_empty() {
             let index = self.rng.delays.index(replay.len());
             match replay[index].pop_front() {
-                Some(logged) => self.hand_over(vec![logged]),
+                Some(logged) => {
+                    // One after the other, as they are read.
+                    let shard = Self::shard_index(self.placement.shard(logged.partition));
+                    let read = self.rng.delays.span((2, 100));
+                    self.logged_clock[shard] = self.logged_clock[shard].max(self.now()).after(read);
+                    self.hand_over(vec![logged]);
+                }
                 None => drop(replay.swap_remove(index)),
             }
         }

@@ -32,18 +32,20 @@ fn second_recall_of_an_old_message_is_refused_while_the_view_is_behind() {
 /// Method: a wrong count far below the head, while memory holds all and after it holds little.
 #[test]
 fn old_cursor_is_judged_alike_by_every_owner() {
-    let mut world = World::new(Plan::calm(2));
-    let (ada, bob) = (world.join("ada"), world.join("bob"));
-    let conversation = world.direct(ada, bob);
-    world.settle();
-    world.faults.view_lag = (20_000_000, 20_000_000);
-    world.say_many(ada, conversation, 400, 10);
-    let request = world.submit(bob, Op::Read { conversation, seq: 50, visible: 40 });
-    assert!(world.wait_for(bob, request));
-    world.faults.view_lag = (500, 1_000);
-    world.run_for(Duration::from_secs(25));
-    world.replay_elsewhere();
-    assert!(world.witness.violations.is_empty(), "{:#?}", world.witness.violations);
+    for seed in 0..4 {
+        let mut world = World::new(Plan::calm(seed));
+        let (ada, bob) = (world.join("ada"), world.join("bob"));
+        let conversation = world.direct(ada, bob);
+        world.settle();
+        world.faults.view_lag = (20_000_000, 20_000_000);
+        world.say_many(ada, conversation, 400, 10);
+        let request = world.submit(bob, Op::Read { conversation, seq: 50, visible: 50 });
+        assert!(world.wait_for(bob, request));
+        world.faults.view_lag = (500, 1_000);
+        world.run_for(Duration::from_secs(25));
+        world.replay_elsewhere();
+        assert!(world.witness.violations.is_empty(), "{:#?}", world.witness.violations);
+    }
 }
 
 /// Goal: all devices of somebody who left and came back at once go on getting everything (M6).
@@ -159,4 +161,49 @@ fn many_pages_at_once_do_not_close_the_connection() {
     assert_eq!(world.closes(bob, CloseCode::SlowReader), 0);
     assert!(world.devices[bob].asks.is_empty());
     world.check_invariants();
+}
+
+/// Goal: the answer to an old question is not taken for the answer to a new one (M6).
+/// Method: out, in, out and in again while messages between shards are slow, so that several watches are under way at once.
+#[test]
+fn answers_to_old_watches_do_not_count() {
+    for seed in 0..30 {
+        let mut world = World::new(Plan::calm(seed).with(|plan| plan.shards = 4));
+        let (ada, bob) = (world.join("ada"), world.join("bob"));
+        let conversation = world.group(0, &[ada, bob]);
+        let user = world.user(bob);
+        world.faults.message = (5, 150_000);
+        for _ in 0..2 {
+            world.submit(ada, Op::Kick { conversation, user });
+            world.submit(ada, Op::Invite { conversation, users: vec![user.raw()] });
+            world.run_for(Duration::from_millis(150));
+        }
+        world.settle();
+        world.say_and_wait(ada, conversation, "still there?");
+        world.run_for(Duration::from_secs(1));
+        assert_eq!(world.screen(bob, conversation).pop().as_deref(), Some("still there?"), "seed {seed}");
+        world.check_invariants();
+    }
+}
+
+/// Goal: a directory page does not wait for ever for a conversation that is gone by now (M5).
+/// Method: ask for it while the answer to a watch is slow, and be removed meanwhile.
+#[test]
+fn directory_is_answered_although_a_watch_was_given_up() {
+    for seed in 0..30 {
+        let mut world = World::new(Plan::calm(seed).with(|plan| plan.shards = 4));
+        let (ada, bob) = (world.join("ada"), world.join("bob"));
+        let conversation = world.group(0, &[ada]);
+        let user = world.user(bob);
+        world.settle();
+        world.faults.message = (50_000, 150_000);
+        world.submit(ada, Op::Invite { conversation, users: vec![user.raw()] });
+        world.submit(ada, Op::Kick { conversation, user });
+        for _ in 0..10 {
+            world.run_for(Duration::from_millis(40));
+            world.with_device(bob, Device::start_walk);
+        }
+        world.settle();
+        world.check_invariants();
+    }
 }

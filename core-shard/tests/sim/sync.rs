@@ -144,11 +144,11 @@ impl Device {
             cx.wake.push((Duration::from_secs(1), Wake::Walk));
             return;
         };
-        if !chat.apply(event) && seq > chat.position {
+        if chat.apply(event) {
+            self.after_apply(id, event);
+        } else if seq > chat.position {
             chat.target = chat.target.max(seq);
             self.repair(cx, id);
-        } else {
-            self.after_apply(id, event);
         }
     }
 

@@ -175,6 +175,7 @@ impl World {
         if self.accounts[index].revoked || self.devices.len() > 30 || !self.rng.work.chance(400) {
             return;
         }
+        self.accounts[index].revoked = true;
         let user = self.devices[index].user;
         let device = tern_protocol::DeviceId::from_raw(0x0e00_0000 | self.rng.work.below(1 << 24));
         self.schedule.after(Duration::ZERO, Event::Call(Ticket::Revoke { device: index }));
