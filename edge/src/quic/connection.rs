@@ -358,7 +358,7 @@ impl Connection {
     /// Whether a frame is one that early data may not carry.
     ///
     /// # Source
-    /// RFC 9001 section 9.2: "Endpoints MUST implement and use the replay protections described in [TLS13]"; a hello or a ping that is
+    /// RFC 9001 section 9.2: "Endpoints MUST implement and use the replay protections described in TLS13"; a hello or a ping that is
     /// replayed changes nothing.
     fn must_wait(&self, frame: &[u8]) -> bool {
         let kind = frame.get(5).copied().map(frame::Kind);

@@ -252,3 +252,20 @@ async fn a_client_that_does_not_read_does_not_stop_the_others() {
         world.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_takes_too_long_closes_the_socket_whatever_is_pinged_meanwhile() {
+    let world = World::new(1, DriverKind::Auto).await;
+    let person = world.person("ada").await;
+    let mut socket = upgrade(&world, ShardId::from_raw(0), Early::Nothing);
+    let code = blocking(move || {
+        socket.send(hello(person)).unwrap();
+        expect::<Welcome>(&mut socket);
+        // The first fragment of a message, and a ping.
+        socket.get_mut().write_all(&[0x02, 0x81, 0, 0, 0, 0, 9, 0x89, 0x80, 0, 0, 0, 0]).unwrap();
+        closed(&mut socket)
+    })
+    .await;
+    assert_eq!(code, CloseCode::WEBSOCKET_BASE + CloseCode::TooSlow.raw());
+    world.stop().await;
+}
