@@ -122,25 +122,29 @@ fn acked_is_stored(truths: &Truths, witness: &mut Witness) {
 }
 
 /// M5: whoever was told "no" finds nothing stored. But one who is out, and comes back with a request that is older than the memory
-/// of requests, can only be told that they are out.
+/// of requests, can only be told that they are out; and a request that does not say how old it is, what would come of it by now.
 fn refused_is_not_stored(truths: &Truths, witness: &mut Witness) {
     let made: BTreeSet<_> =
         truths.values().flat_map(|truth| &truth.events).map(|event| (event.sender, event.request)).collect();
-    let forgotten = |(user, request): &(UserId, u128)| {
+    let forgotten = |(user, request): &(UserId, u128), op: &Op| {
         truths.values().any(|truth| {
             let own = |event: &&EventCopy| (event.sender, event.request) == (*user, *request);
             let old = truth.events.iter().find(own).is_some_and(|event| event.seq + DEDUP_WINDOW <= truth.head());
             let left = |stays: &Vec<model::Stay>| stays.iter().any(|stay| stay.last.is_some());
-            old && truth.stays.get(user).is_some_and(left)
+            old && (!op.says_what_it_knows() || truth.stays.get(user).is_some_and(left))
         })
     };
-    let told = witness.rejects.iter().filter(|(key, _)| made.contains(key) && !forgotten(key));
+    let doubled = witness.doubled.clone();
+    let once = |(_, request): &(UserId, u128)| !doubled.contains(request);
+    let told = witness.rejects.iter().filter(|(key, _)| made.contains(key) && once(key));
+    let told = told.filter(|(key, refused)| !forgotten(key, &refused.op));
     let lies: Vec<_> = told.map(|(key, refused)| (*key, refused.clone())).collect();
     for ((user, request), refused) in lies {
         let Refused { op, code, .. } = refused;
         witness.violation("M5", format!("{user} request {request:#x} {op:?} was refused as {code:?} and is stored"));
     }
-    let both: Vec<_> = witness.rejects.keys().filter(|key| witness.acks.contains_key(key)).copied().collect();
+    let both = witness.rejects.keys().filter(|key| witness.acks.contains_key(key) && once(key));
+    let both: Vec<_> = both.copied().collect();
     for (user, request) in both {
         let Refused { op, code, .. } = &witness.rejects[&(user, request)];
         if op.makes_an_event() {

@@ -83,8 +83,8 @@ pub(crate) struct Pending {
 /// A question that is answered by a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ask {
-    /// What comes after the own position.
-    Repair(ConversationId),
+    /// What comes after the own position, as it was then.
+    Repair(ConversationId, u64),
     /// The own event of this request.
     CatchUp(u128),
     /// The directory.
@@ -230,8 +230,8 @@ impl Device {
     /// Sends a request, for the first time or again.
     fn send(&mut self, cx: &mut Cx<'_>, request: u128) {
         let Some(pending) = self.pending.get_mut(&request) else { return };
-        // A first attempt may say so; then the server need not wonder how old it is.
-        let fresh = pending.attempts == 0 && (pending.known == 0 || cx.rng.chance(500));
+        // A first attempt that knows its place says it even so: it may arrive after its own resend, on a connection that was given up.
+        let fresh = pending.attempts == 0 && pending.known == 0;
         cx.witness.counts.retries += u64::from(pending.attempts > 0);
         pending.attempts += 1;
         pending.stage = Stage::Flying;
@@ -392,7 +392,7 @@ impl Device {
             cx.witness.violation("M5", format!("{} asked {ask:?} and was refused: {code:?}", self.user));
         }
         match ask {
-            Ask::Repair(id) => {
+            Ask::Repair(id, _) => {
                 if let Some(chat) = self.chats.get_mut(&id) {
                     chat.repairing = false;
                     if not_found {
@@ -425,8 +425,19 @@ impl Device {
     }
 
     /// A page for [`Self::catch_up`]: found, more to read, or sent again with what is known by it.
-    pub(crate) fn caught_up(&mut self, cx: &mut Cx<'_>, request: u128, head: u64, events: &[wire::EventCopy]) {
+    pub(crate) fn caught_up(
+        &mut self,
+        cx: &mut Cx<'_>,
+        request: u128,
+        (head, first): (u64, u64),
+        events: &[wire::EventCopy],
+    ) {
         let Some(pending) = self.pending.get_mut(&request) else { return };
+        if matches!(pending.stage, Stage::CatchingUp { anchor } if first > anchor + 1) {
+            // Out and in again since: it may stand where this user cannot look any more. Sending it again might store it twice.
+            self.pending.remove(&request);
+            return;
+        }
         if let Some(own) = events.iter().find(|event| event.sender == self.user && event.request == request) {
             let acked = Acked { conversation: own.conversation, seq: own.seq, time: own.time };
             cx.witness.acked(self.user, request, &pending.op, acked);

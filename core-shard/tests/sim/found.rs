@@ -32,7 +32,7 @@ fn second_recall_of_an_old_message_is_refused_while_the_view_is_behind() {
 /// Method: a wrong count far below the head, while memory holds all and after it holds little.
 #[test]
 fn old_cursor_is_judged_alike_by_every_owner() {
-    for seed in 0..4 {
+    for seed in 0..12 {
         let mut world = World::new(Plan::calm(seed));
         let (ada, bob) = (world.join("ada"), world.join("bob"));
         let conversation = world.direct(ada, bob);

@@ -1,12 +1,13 @@
 //! The truth, built without the core: walks the durable log in order and lets each stored event be the doing of one logged command,
 //! under the rules of FEATURES.md. What no command explains, or no rule allows, is a violation.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use tern_core_shard::io::Logged;
 use tern_protocol::client::group;
 use tern_protocol::command::EnterWorld;
 use tern_protocol::frame;
+use tern_protocol::limit::DEDUP_WINDOW;
 use tern_protocol::server::{content, event, role};
 use tern_protocol::{ConversationId, ConversationKind, RequestId, UserId};
 
@@ -289,12 +290,17 @@ fn check_place(truth: &Truth, event: &EventCopy, witness: &mut Witness) {
     }
 }
 
-/// M3: one request, one event (or one per user it adds).
+/// M3: one request, one event (or one per user it adds). Requests that do not say how old they are, those about members, are recognised
+/// among the last `DEDUP_WINDOW` events only.
 fn check_requests(truths: &BTreeMap<ConversationId, Truth>, witness: &mut Witness) {
-    let mut seen = BTreeSet::new();
-    for event in truths.values().flat_map(|truth| &truth.events) {
-        if !seen.insert((event.sender, event.request, event.kind, event.subject)) {
-            witness.violation("M3", format!("stored twice: {event:?}"));
+    for truth in truths.values() {
+        let mut seen = BTreeMap::new();
+        for event in &truth.events {
+            let before = seen.insert((event.sender, event.request, event.kind, event.subject), event.seq);
+            let says = matches!(event.kind, event::MESSAGE | event::EDITED | event::RECALLED);
+            if before.is_some_and(|before| says || event.seq - before < DEDUP_WINDOW) {
+                witness.violation("M3", format!("stored twice: {event:?}"));
+            }
         }
     }
 }

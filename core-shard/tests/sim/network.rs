@@ -138,6 +138,7 @@ impl World {
         // The second time is no first attempt: it says what was known.
         let known = |(request, _): &(u128, Op)| self.devices[index].ops.contains_key(request);
         let again = Op::read(&bytes).filter(|op| twice && known(op)).map(|(request, op)| {
+            self.witness.doubled.insert(request);
             let known = self.devices[index].pending.get(&request).map_or(0, |pending| pending.known);
             op.frame(request, known)
         });

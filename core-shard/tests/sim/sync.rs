@@ -176,7 +176,7 @@ impl Device {
         cx.witness.counts.repairs += 1;
         let anchor = chat.position;
         let limit = u16::try_from(cx.rng.between(1, 256)).unwrap_or(256);
-        let request = self.ask(Ask::Repair(id));
+        let request = self.ask(Ask::Repair(id, anchor));
         cx.send.push(wire::history(request, id, anchor, limit, 1));
     }
 
@@ -203,8 +203,8 @@ impl Device {
             cx.witness.violation("M4", format!("{id}: page of {first}..={head} has {seqs:?}"));
         }
         match ask {
-            Ask::Repair(asked) if asked == id => self.on_repair(cx, id, head, first, events),
-            Ask::CatchUp(of) => self.caught_up(cx, of, head, events),
+            Ask::Repair(asked, anchor) if asked == id => self.on_repair(cx, (id, anchor), head, first, events),
+            Ask::CatchUp(of) => self.caught_up(cx, of, (head, first), events),
             Ask::Audit(asked) if asked == id => self.on_audit(cx, id, head, first, events),
             Ask::Browse(asked, anchor, direction) if asked == id => {
                 // A page begins (or ends) next to its anchor, and is empty only if nothing is there.
@@ -220,22 +220,29 @@ impl Device {
                     cx.witness.violation("M4", what);
                 }
             }
-            Ask::Repair(_) | Ask::Audit(_) | Ask::Browse(..) | Ask::Walk => {
+            Ask::Repair(..) | Ask::Audit(_) | Ask::Browse(..) | Ask::Walk => {
                 cx.witness.violation("M5", format!("{} asked {ask:?} and got {id}", self.user));
             }
         }
     }
 
-    fn on_repair(&mut self, cx: &mut Cx<'_>, id: ConversationId, head: u64, first: u64, events: &[EventCopy]) {
+    fn on_repair(
+        &mut self,
+        cx: &mut Cx<'_>,
+        (id, anchor): (ConversationId, u64),
+        head: u64,
+        first: u64,
+        events: &[EventCopy],
+    ) {
         let Some(chat) = self.chats.get_mut(&id) else { return };
         chat.repairing = false;
         chat.target = chat.target.max(head);
+        if events.first().is_some_and(|event| event.seq > first.max(anchor + 1)) {
+            let what = format!("{id}: page after {anchor} begins at {:?}, first {first}", events[0].seq);
+            cx.witness.violation("M4", what);
+        }
         if first > chat.position + 1 {
             chat.jump(Start::First, first - 1, None);
-        }
-        if events.first().is_some_and(|event| event.seq > chat.position + 1) {
-            let what = format!("{id}: page after {} begins at {:?}, first {first}", chat.position, events[0].seq);
-            cx.witness.violation("M4", what);
         }
         let before = chat.position;
         for event in events {

@@ -93,6 +93,11 @@ impl Op {
         }
     }
 
+    /// Whether it carries the position at which it was first tried.
+    pub(crate) fn says_what_it_knows(&self) -> bool {
+        matches!(self, Self::Send { .. } | Self::Edit { .. } | Self::Recall { .. })
+    }
+
     /// Whether its ack names an event of its own.
     pub(crate) fn makes_an_event(&self) -> bool {
         !matches!(self, Self::Read { .. } | Self::OpenDirect { .. } | Self::Join { .. } | Self::Invite { .. })

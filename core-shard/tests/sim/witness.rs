@@ -63,6 +63,8 @@ pub(crate) struct Witness {
     pub(crate) acks: BTreeMap<(UserId, u128), (Op, Acked)>,
     /// Requests that ended in a refusal which the client does not retry.
     pub(crate) rejects: BTreeMap<(UserId, u128), Refused>,
+    /// Requests that were sent twice in one breath: the first copy may be refused and the second one, a moment later, not.
+    pub(crate) doubled: BTreeSet<u128>,
     /// Distinct versions of each event that any client was sent.
     pub(crate) versions: BTreeMap<(ConversationId, u64), BTreeSet<EventCopy>>,
     /// Which events each user was sent.
