@@ -1,5 +1,6 @@
 //! Everything of the binary `tern` that is not chat logic: threads, QUIC, WebSocket, HTTP API, TLS, configuration, metrics.
 //! Never decides a chat rule; reads the clock in `clock` only.
+#![deny(unsafe_code)]
 
 pub mod admin;
 pub mod auth;

@@ -2,7 +2,9 @@
 //! the length alone, before anything of the content is kept; what a frame says is the core's business.
 
 use bytes::{Buf, Bytes};
+use tern_protocol::CloseCode;
 use tern_protocol::frame::{self, FrameError};
+use tern_protocol::limit::FRAME_SIZE_MAX;
 
 /// Bytes of one stream that are not frames yet.
 #[derive(Debug, Default)]
@@ -55,13 +57,21 @@ impl Assembler {
     }
 }
 
+/// What a broken frame closes its connection with.
+pub(crate) const fn code_of(error: FrameError) -> CloseCode {
+    match error {
+        FrameError::Length(length) if length > FRAME_SIZE_MAX as u64 - 4 => CloseCode::FrameTooLarge,
+        FrameError::Version(_) => CloseCode::UnsupportedVersion,
+        FrameError::Length(_) | FrameError::Kind(_) | FrameError::Archive => CloseCode::Malformed,
+    }
+}
+
 /// Bytes of the length field.
 const LENGTH_SIZE: usize = 4;
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tern_protocol::limit::FRAME_SIZE_MAX;
 
     use super::*;
 

@@ -12,7 +12,7 @@ use tern_protocol::limit::{DELIVERY_LANE_COUNT, FRAME_SIZE_MAX};
 use tern_protocol::{CloseCode, SessionId};
 
 use super::admission::Network;
-use super::assembler::Assembler;
+use super::assembler::{Assembler, code_of};
 use super::config::HANDSHAKE_TIMEOUT;
 use crate::shard_thread::{Performer, Transport};
 use crate::store::Store;
@@ -491,12 +491,3 @@ impl Connection {
 
 /// The lanes with a stream each, in the order of a connection's outlets.
 const LANES: [Lane; 1 + DELIVERY_LANE_COUNT] = [Lane::Control, Lane::Delivery(0), Lane::Delivery(1), Lane::Delivery(2)];
-
-/// What a broken frame closes its connection with.
-pub(crate) const fn code_of(error: FrameError) -> CloseCode {
-    match error {
-        FrameError::Length(length) if length > FRAME_SIZE_MAX as u64 - 4 => CloseCode::FrameTooLarge,
-        FrameError::Version(_) => CloseCode::UnsupportedVersion,
-        FrameError::Length(_) | FrameError::Kind(_) | FrameError::Archive => CloseCode::Malformed,
-    }
-}

@@ -131,6 +131,7 @@ fn lock_port(address: SocketAddr) -> Result<PortLock, BindError> {
 }
 
 /// The kernel's half of [`super::cid`]: which socket of the group gets a packet.
+#[expect(unsafe_code, reason = "no safe wrapper attaches a classic BPF program to a reuseport group")]
 mod steering {
     use super::{AsRawFd, UdpSocket, io};
 

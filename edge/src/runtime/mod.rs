@@ -2,6 +2,7 @@
 //! Nothing outside of this folder names a monoio type; nothing in it knows QUIC, TLS or chat.
 
 mod driver;
+#[expect(unsafe_code, reason = "monoio lends its sockets only as raw descriptors")]
 mod tcp;
 
 use std::future::Future;
