@@ -117,6 +117,10 @@ impl Flow {
 pub(crate) struct Walk {
     pub(crate) entries: BTreeMap<ConversationId, DirectoryEntry>,
     last: Option<(u64, u128)>,
+    /// The newest entry when the walk began.
+    top: Option<(u64, u128)>,
+    /// All was read; the beginning is read once more for what moved up past the reader.
+    checking: bool,
     /// Something changed meanwhile.
     again: bool,
 }
@@ -384,12 +388,18 @@ impl Device {
                 cx.witness.violation("M4", format!("{}: directory goes from {:?} to {key:?}", self.user, walk.last));
             }
             walk.last = Some(key);
+            walk.top.get_or_insert(key);
             walk.entries.insert(ConversationId::from_raw(entry.conversation), entry.clone());
         }
-        if more && !entries.is_empty() {
+        let met = walk.checking && walk.last <= walk.top;
+        if more && !entries.is_empty() && !met {
             return self.next_walk(cx);
         }
-        if more {
+        if !std::mem::replace(&mut walk.checking, true) && walk.top.is_some() {
+            walk.last = None;
+            return self.next_walk(cx);
+        }
+        if more && entries.is_empty() {
             cx.witness.violation("M6", format!("{}: an empty directory page promises more", self.user));
         }
         let walk = self.walk.take().unwrap_or_default();
