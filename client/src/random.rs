@@ -13,7 +13,7 @@ pub(crate) fn u128() -> u128 {
 /// 64 random bits.
 ///
 /// # Panics
-/// As [`u128`].
+/// As [`u128()`].
 pub(crate) fn u64() -> u64 {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");

@@ -8,10 +8,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fake::{Fake, ROOM};
+use tern_client::wire::{Dialer, Incoming, ServerAddress};
 use tern_client::{
     BuildError, Client, ClientBuilder, CloseCode, ConnectionState, Events, LinkTransport, Positions, Seq, StopReason,
     TokenStore, Transport, Trust, Update,
 };
+use tern_protocol::client::{Hello, Ping};
+use tern_protocol::frame;
+use tern_protocol::server::Welcome;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -124,6 +128,26 @@ async fn early_data_carries_the_hello_of_the_next_connection() {
     }
     client.send(ROOM, "still here").await.expect("stored");
     client.close().await;
+}
+
+/// Below the SDK: the second connection of a dialer sends its hello before the handshake ends.
+#[tokio::test]
+async fn a_session_ticket_makes_the_hello_early_data() {
+    let fake = Fake::start(true).await;
+    let server = ServerAddress::parse(&fake.address.to_string()).expect("an address");
+    let dialer = Dialer::new(server, &Trust::Ca(fake.certificate.clone())).expect("reads the certificate");
+    let hello = frame::to_vec(&Hello { user_seq: 0, token: b"access", client: b"test", positions: &[] });
+    for early in [false, true] {
+        let mut link = dialer.quic(fake.address, None, &hello).await.expect("connects");
+        assert_eq!(link.used_early_data(), early);
+        let first = tokio::time::timeout(PATIENCE, link.next()).await.expect("in time");
+        let Incoming::Frame(_, bytes) = first else { panic!("{first:?}") };
+        assert!(frame::decode::<Welcome>(&bytes).is_ok());
+        // The ticket comes with the handshake's end, which the answer may overtake.
+        link.sender().send(frame::to_vec(&Ping { nonce: 1, positions: &[] }).into()).await.expect("open");
+        tokio::time::timeout(PATIENCE, link.next()).await.expect("in time");
+        link.close(CloseCode::Goodbye).await;
+    }
 }
 
 #[tokio::test]

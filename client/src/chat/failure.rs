@@ -76,8 +76,27 @@ impl From<AuthError> for Failure {
             AuthError::Network(error) if error.is_untrusted() => Cause::Untrusted,
             _ => Cause::Network,
         };
-        Self::new(cause, error)
+        let hint = match (cause, &error) {
+            (Cause::Network, AuthError::Network(_)) => ": is the server running, and is --server right?",
+            (Cause::LoggedOut, AuthError::BadCredentials) => "; tern-chat register makes an account",
+            _ => "",
+        };
+        if cause == Cause::Untrusted {
+            return untrusted(&error);
+        }
+        Self::new(cause, format!("{error}{hint}"))
     }
+}
+
+/// A changed key says itself what to do; an unknown certificate may be one's own.
+fn untrusted(why: &impl fmt::Display) -> Failure {
+    let why = why.to_string();
+    let hint = if why.contains("known_servers") {
+        ""
+    } else {
+        ": give --ca FILE with its certificate, or --trust-first-use if you know that it is yours"
+    };
+    Failure::new(Cause::Untrusted, format!("{why}{hint}"))
 }
 
 impl From<TokenError> for Failure {
@@ -108,7 +127,7 @@ impl From<StopReason> for Failure {
         let cause = match &reason {
             StopReason::LoggedOut => Cause::LoggedOut,
             StopReason::Refused(_) => Cause::Refused,
-            StopReason::Untrusted(_) => Cause::Untrusted,
+            StopReason::Untrusted(why) => return untrusted(why),
             _ => Cause::Local,
         };
         Self::new(cause, reason)

@@ -172,7 +172,7 @@ async fn history(profile: &Profile, of: &str, limit: u32, json: bool) -> Result<
         Ok::<_, Failure>(pages)
     };
     let pages = paging.await;
-    let mut printer = Printer { client: client.clone(), json, names: Names::default() };
+    let mut printer = Printer { client: client.clone(), json, names: Names::default(), told: String::new() };
     for event in pages?.iter().rev().flatten() {
         printer.event(event).await?;
     }
@@ -186,7 +186,7 @@ async fn listen(profile: &Profile, json: bool, since_start: bool, only: Option<C
     let builder = profile.attentive_builder();
     let builder = if since_start { builder.resume(Positions::default()) } else { builder };
     let (client, mut events) = builder.start().await?;
-    let mut printer = Printer { client: client.clone(), json, names: Names::default() };
+    let mut printer = Printer { client: client.clone(), json, names: Names::default(), told: String::new() };
     let mut printed: BTreeMap<ConversationId, Seq> = BTreeMap::new();
     loop {
         let update = tokio::select! {
@@ -220,6 +220,8 @@ struct Printer {
     client: Client,
     json: bool,
     names: Names,
+    /// What was last said about the connection: an outage of an hour is one line.
+    told: String,
 }
 
 impl Printer {
@@ -260,7 +262,7 @@ impl Printer {
     }
 
     /// What is no event: JSON listeners get it on their stream, people on standard error where it concerns them.
-    fn update(&self, update: &Update, only: Option<ConversationId>) -> Result<(), Failure> {
+    fn update(&mut self, update: &Update, only: Option<ConversationId>) -> Result<(), Failure> {
         let of = match update {
             Update::Receipt { conversation, .. } | Update::Typing { conversation, .. } => Some(*conversation),
             Update::Conversation(view) => Some(view.conversation),
@@ -273,11 +275,21 @@ impl Printer {
                 json::update(update, self.client.user()).map_or(Ok(()), |value| print_json(&value))
             }
             Update::State(ConnectionState::Online { transport }) if !self.json => {
-                complain(&format!("online over {transport}"))
+                self.tell(format!("online over {transport}"))
             }
-            Update::State(ConnectionState::Waiting { why, .. }) if !self.json => complain(&format!("offline: {why}")),
+            Update::State(ConnectionState::Waiting { why, .. }) if !self.json => self.tell(format!("offline: {why}")),
             _ => Ok(()),
         }
+    }
+}
+
+impl Printer {
+    fn tell(&mut self, line: String) -> Result<(), Failure> {
+        if self.told == line {
+            return Ok(());
+        }
+        self.told = line;
+        complain(&self.told)
     }
 }
 

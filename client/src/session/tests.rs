@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use tern_protocol::RejectCode;
 use tern_protocol::client::{GetHistory, SendMessage};
 use tern_protocol::server::{
     Ack, DirectoryEntry, DirectoryPage, Event, Head, Pong, Receipt, Reject, Reset, UserEvent, content, event,

@@ -14,7 +14,7 @@ pub(super) const INCOMING_FRAMES_MAX: usize = 128;
 pub(super) const OUTGOING_FRAMES_MAX: usize = 64;
 
 /// How long a close may wait for the other side.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What carries a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

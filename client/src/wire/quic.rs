@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use super::dial::WireError;
 use super::frames::FrameReader;
 use super::link::{
-    AbortOnDrop, Ending, INCOMING_FRAMES_MAX, Incoming, Lane, Link, LinkTransport, OUTGOING_FRAMES_MAX, Outgoing,
+    AbortOnDrop, CLOSE_TIMEOUT, Ending, INCOMING_FRAMES_MAX, Incoming, Lane, Link, LinkTransport, OUTGOING_FRAMES_MAX,
+    Outgoing,
 };
 
 /// The application protocol of the TLS handshake.
@@ -152,6 +153,7 @@ pub(super) fn run(start: QuicStart) -> Link {
 
 async fn write(connection: quinn::Connection, mut send: SendStream, mut outgoing: mpsc::Receiver<Outgoing>) {
     let mut code = CloseCode::Internal;
+    let mut refused = false;
     while let Some(next) = outgoing.recv().await {
         let written = match next {
             Outgoing::Control(bytes) => send.write_chunk(bytes).await.is_ok(),
@@ -161,19 +163,27 @@ async fn write(connection: quinn::Connection, mut send: SendStream, mut outgoing
             Outgoing::Datagram(bytes) => send.write_chunk(bytes).await.is_ok(),
             Outgoing::Close(wanted) => {
                 code = wanted;
-                false
+                break;
             }
         };
         if !written {
+            refused = true;
             break;
         }
+    }
+    if refused {
+        // The server reads no more: it is about to close, and says why when everything before is sent.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.closed()).await;
     }
     if code == CloseCode::Goodbye && connection.close_reason().is_none() {
         // What was written before the goodbye must arrive: a close frame would discard it.
         let _ = send.finish();
         let _ = tokio::time::timeout(Duration::from_secs(1), send.stopped()).await;
     }
-    connection.close(VarInt::from_u32(u32::from(code.raw())), code.text().as_bytes());
+    // Closing what is closed already would replace the server's reason by our own.
+    if connection.close_reason().is_none() {
+        connection.close(VarInt::from_u32(u32::from(code.raw())), code.text().as_bytes());
+    }
 }
 
 fn fits(connection: &quinn::Connection, bytes: &Bytes) -> bool {

@@ -193,31 +193,31 @@ fn messages_under_way_and_failed_ones_say_so() {
     check(
         &mut model,
         &expect![[r#"
-        ● bob                    │● bob  online
-          shall we?              │──────────────────────────────────────────────────────
-        # Weekend plans         2│
-          bob: shall we?         │
-                                 │PgUp: older messages
-                                 │──────────────── Sunday 1 March 2026 ────────────────
-                                 │ada  12:02
-                                 │  Are we walking on Sunday? ✓✓
-                                 │bob  12:03
-                                 │  Yes! When?
-                                 │ada  12:04
-                                 │  ↳ bob: Yes! When?
-                                 │  At three. Bring the long map of the northern
-                                 │  mountains, and a lamp. ✓✓
-                                 │bob  12:05
-                                 │  日本語 too: \u{1b}[31mred\u{202e}drawkcab
-                                 │  still on its way …
-                                 │  this one failed ✗
-                                 │  not sent: the server did not confirm it in time.
-                                 │Ctrl-R: try again
-                                 │not sent: the server did not confirm it in time (Ctrl…
-                                 │──────────────────────────────────────────────────────
-                                 │>
-         ○ reconnecting in 3 s (no answer) · ada at localhost:7443              F1 help
-    "#]],
+            ● bob                    │● bob  online
+              shall we?              │──────────────────────────────────────────────────────
+            # Weekend plans         2│
+              bob: shall we?         │
+                                     │PgUp: older messages
+                                     │──────────────── Sunday 1 March 2026 ────────────────
+                                     │ada  12:02
+                                     │  Are we walking on Sunday? ✓✓
+                                     │bob  12:03
+                                     │  Yes! When?
+                                     │ada  12:04
+                                     │  ↳ bob: Yes! When?
+                                     │  At three. Bring the long map of the northern
+                                     │  mountains, and a lamp. ✓✓
+                                     │bob  12:05
+                                     │  日本語 too: \u{1b}[31mred\u{202e}drawkcab
+                                     │  still on its way …
+                                     │  this one failed ✗
+                                     │  not sent: the server did not confirm it in time.
+                                     │  Ctrl-R: try again
+                                     │not sent: the server did not confirm it in time (Ctrl…
+                                     │──────────────────────────────────────────────────────
+                                     │>
+             ○ reconnecting in 3 s (no answer) · ada at localhost:7443              F1 help
+        "#]],
     );
     press_control(&mut model, 'r');
     assert!(model.take_effects().contains(&Effect::Retry(RequestId::from_raw(71))));
