@@ -16,9 +16,7 @@ use tern_protocol::command::CommandHead;
 use tern_protocol::frame::{self, FrameError};
 use tern_protocol::limit::{CLIENT_NAME_SIZE_MAX, PAGE_SIZE_MAX, POSITIONS_MAX, TOKEN_SIZE_MAX};
 use tern_protocol::server::{Drain, Welcome};
-use tern_protocol::{
-    CloseCode, ConversationId, DeviceId, RejectCode, RequestId, Seq, SessionId, Timestamp, UserId, client,
-};
+use tern_protocol::{CloseCode, ConversationId, DeviceId, RejectCode, RequestId, Seq, SessionId, UserId, client};
 
 use crate::config::Sabotage;
 use crate::context::{Context, Timer};
@@ -71,6 +69,8 @@ impl Sessions {
             inflight: 0,
             pages: 0,
             ready: false,
+            stall: None,
+            taken: cx.now,
         };
         self.slots[slot] = Some(Box::new(session));
         self.count += 1;
@@ -251,6 +251,9 @@ impl Sessions {
     /// Ends everything that a session takes part in.
     fn leave(&mut self, cx: &mut Context, id: SessionId) {
         let Some(session) = self.get(id) else { return };
+        if let Some(at) = session.stall.take() {
+            cx.cancel(at, Timer::SlowReader(id));
+        }
         match &session.phase {
             Phase::Hello { deadline } | Phase::Verifying { deadline, .. } | Phase::Opening { deadline, .. } => {
                 cx.cancel(*deadline, Timer::Hello(id));
@@ -258,9 +261,6 @@ impl Sessions {
             Phase::Open(_) | Phase::Closing { .. } => {}
         }
         let Some(open) = session.open() else { return };
-        if let Some(lag) = &open.lag {
-            cx.cancel(lag.deadline, Timer::SlowReader(id));
-        }
         let conversations: Vec<ConversationId> = open.conversations.keys().copied().collect();
         for conversation in conversations {
             self.unsubscribe(cx, id, conversation);
@@ -382,8 +382,17 @@ impl Sessions {
         self.close(cx, id, code);
     }
 
+    /// Looks whether a client takes what waits for it.
     pub(crate) fn on_slow_reader(&mut self, cx: &mut Context, id: SessionId) {
-        if self.get(id).and_then(Session::open).is_some_and(|open| open.lag.is_some()) {
+        let Some(session) = self.get(id) else { return };
+        session.stall = None;
+        if session.outbox.size() == 0 {
+            return;
+        }
+        let patience = cx.limits().slow_reader_timeout;
+        if cx.now < session.taken.after(patience) || !cx.config.has(Sabotage::OutboxLimit) {
+            watch_reader(cx, session);
+        } else {
             self.close(cx, id, CloseCode::SlowReader);
         }
     }
@@ -454,7 +463,11 @@ fn head_of(cx: &Context, session: SessionId, user: UserId, device: DeviceId) -> 
     }
 }
 
-/// When a slow reader is given up.
-fn slow_reader_deadline(cx: &Context) -> Timestamp {
-    cx.now.after(cx.limits().slow_reader_timeout)
+/// Looks again when the client will have had its time to take something.
+fn watch_reader(cx: &mut Context, session: &mut Session) {
+    let patience = cx.limits().slow_reader_timeout;
+    let due = session.taken.after(patience);
+    let at = if due > cx.now { due } else { cx.now.after(patience) };
+    cx.wake(at, Timer::SlowReader(session.id));
+    session.stall = Some(at);
 }

@@ -63,12 +63,18 @@ pub struct Server {
 }
 
 impl ServerPlan {
-    /// A server on free loopback ports, with quick password hashes: the load is not about them.
+    /// A server on free loopback ports, with quick password hashes and any number of log-ins: the load is not about them.
     ///
     /// # Errors
     /// When no port is free.
     pub fn new(binary: &Path, directory: &Path) -> io::Result<Self> {
-        let settings = [("TERN_AUTH__HASH_MEMORY", "64KiB"), ("TERN_AUTH__HASH_PASSES", "1"), ("TERN_PIN", "false")];
+        let settings = [
+            ("TERN_AUTH__HASH_MEMORY", "64KiB"),
+            ("TERN_AUTH__HASH_PASSES", "1"),
+            ("TERN_AUTH__ACCOUNT_ATTEMPTS_BURST", "10000"),
+            ("TERN_AUTH__PREFIX_ATTEMPTS_BURST", "1000000"),
+            ("TERN_PIN", "false"),
+        ];
         Ok(Self {
             binary: binary.to_owned(),
             directory: directory.to_owned(),

@@ -204,7 +204,27 @@ async fn open_conversations(clients: &[Client]) -> Result<Vec<(Vec<u32>, Convers
         let [one, other] = pair else { continue };
         all.push((vec![index, index + 1], one.open_direct(other.user()).await?));
     }
+    for (index, client) in (0..).zip(clients) {
+        for (_, conversation) in all.iter().filter(|(members, _)| members.contains(&index)) {
+            wait_until_in(client, *conversation).await?;
+        }
+    }
     Ok(all)
+}
+
+/// Waits until a client has learned that it is in a conversation.
+///
+/// # Errors
+/// When it does not in time.
+pub async fn wait_until_in(client: &Client, conversation: ConversationId) -> Result<(), LoadError> {
+    let deadline = tokio::time::Instant::now() + FINISH_TIMEOUT;
+    while !client.directory().await?.iter().any(|entry| entry.conversation == conversation) {
+        if tokio::time::Instant::now() > deadline {
+            return Err(format!("a client does not learn of {conversation}").into());
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    Ok(())
 }
 
 /// Writes down what a screen shows.

@@ -13,9 +13,9 @@ use tern_protocol::{CloseCode, ConversationId, Seq, SessionId, Timestamp, UserId
 
 use super::outbox::{Subject, lane_of};
 use super::session::{Lag, Membership, Open, Phase, Session};
-use super::{Sessions, slow_reader_deadline};
+use super::{Sessions, watch_reader};
 use crate::config::Sabotage;
-use crate::context::{Context, Timer};
+use crate::context::Context;
 use crate::conversation::to_bytes;
 use crate::io::Lane;
 use crate::message::{Audience, EventHead, Missing, ToOwner, Watching};
@@ -41,7 +41,7 @@ impl Sessions {
             return;
         }
         session.outbox.push(lane, frame);
-        mark_ready(ready, session);
+        mark_ready(cx, ready, session);
     }
 
     /// One event, to every subscribed session.
@@ -345,9 +345,12 @@ impl Sessions {
 
     /// Takes the next frame on a lane. A slow reader that has caught up is told what it was not sent.
     pub(crate) fn pop_frame(&mut self, cx: &mut Context, id: SessionId, lane: Lane) -> Option<Bytes> {
-        let resume_at = cx.limits().outbox_live_max / 2;
+        let (resume_at, now) = (cx.limits().outbox_live_max / 2, cx.now);
         let session = self.get(id)?;
         let frame = session.outbox.pop(lane);
+        if frame.is_some() {
+            session.taken = now;
+        }
         let low = session.outbox.size() <= resume_at;
         if low && session.open().is_some_and(|open| open.lag.is_some()) {
             self.end_lag(cx, id);
@@ -360,7 +363,6 @@ impl Sessions {
     #[cold]
     fn end_lag(&mut self, cx: &mut Context, id: SessionId) {
         let Some(lag) = self.get(id).and_then(Session::open).and_then(|open| open.lag.take()) else { return };
-        cx.cancel(lag.deadline, Timer::SlowReader(id));
         self.report_skipped(cx, id, lag.skipped.into_iter().collect());
     }
 
@@ -398,26 +400,23 @@ fn push_live(
     lane: Lane,
     frame: &Bytes,
 ) {
-    let id = session.id;
     let full =
         session.outbox.size() + frame.len() > cx.limits().outbox_live_max && cx.config.has(Sabotage::OutboxLimit);
     let Phase::Open(open) = &mut session.phase else { return };
     if full && open.lag.is_none() {
-        let deadline = slow_reader_deadline(cx);
-        cx.wake(deadline, Timer::SlowReader(id));
         cx.counters.lagging += 1;
-        open.lag = Some(Lag { skipped: BTreeSet::new(), deadline });
+        open.lag = Some(Lag { skipped: BTreeSet::new() });
     }
     if let Some(lag) = &mut open.lag {
         cx.counters.skipped += 1;
         lag.skipped.insert(conversation);
         // The transport is asked again even if nothing waits: that is how the lag ends.
-        mark_ready(ready, session);
+        mark_ready(cx, ready, session);
         return;
     }
     cx.counters.deliveries += 1;
     session.outbox.push(lane, frame.clone());
-    mark_ready(ready, session);
+    mark_ready(cx, ready, session);
 }
 
 /// Queues something that may be lost: dropped for a slow reader.
@@ -433,10 +432,15 @@ fn push_ephemeral(
     if slow || session.outbox.push_ephemeral(subject, frame.clone()) {
         cx.counters.ephemeral_dropped += 1;
     }
-    mark_ready(ready, session);
+    mark_ready(cx, ready, session);
 }
 
-fn mark_ready(ready: &mut Vec<SessionId>, session: &mut Session) {
+/// Something waits for the session: the transport is told, and it is watched that the client takes it.
+fn mark_ready(cx: &mut Context, ready: &mut Vec<SessionId>, session: &mut Session) {
+    if session.stall.is_none() {
+        session.taken = cx.now;
+        watch_reader(cx, session);
+    }
     if !session.ready {
         session.ready = true;
         ready.push(session.id);

@@ -23,6 +23,10 @@ pub(crate) struct Session {
     pub(crate) pages: u32,
     /// In the list of those with something to send.
     pub(crate) ready: bool,
+    /// When it is looked at next whether the client takes what waits for it; `None`: nothing has waited lately.
+    pub(crate) stall: Option<Timestamp>,
+    /// When the client last took something, or something began to wait.
+    pub(crate) taken: Timestamp,
 }
 
 /// How far it has come.
@@ -63,8 +67,6 @@ pub(crate) struct Open {
 pub(crate) struct Lag {
     /// Conversations with events or receipts that were skipped.
     pub(crate) skipped: BTreeSet<ConversationId>,
-    /// When the session is closed if it has not caught up.
-    pub(crate) deadline: Timestamp,
 }
 
 /// The user's part in one conversation.
