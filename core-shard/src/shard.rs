@@ -72,8 +72,11 @@ impl Shard {
     }
 
     /// Takes the next frame for a session on one lane. The caller asks only when the transport can take it.
+    /// May cause outputs and make sessions ready: drain [`Self::poll_output`] before the next input, and look at [`Self::take_ready`] again.
     pub fn pop_frame(&mut self, session: SessionId, lane: Lane) -> Option<Bytes> {
-        self.sessions.pop_frame(&mut self.cx, session, lane)
+        let frame = self.sessions.pop_frame(&mut self.cx, session, lane);
+        self.settle();
+        frame
     }
 
     /// Whether to read more from this session now; `false`: it must first take what waits for it or be answered.

@@ -23,6 +23,10 @@ impl Store for ShardStore {
         Self::flush(self);
     }
 
+    fn pause_commands(&mut self, paused: bool) {
+        Self::pause_commands(self, paused);
+    }
+
     fn poll(&mut self) -> Option<Input> {
         Self::poll(self)
     }

@@ -38,6 +38,9 @@ pub struct NodeConfig {
     pub run: u64,
     /// Random: key of the shards' hash tables.
     pub hash_seed: u64,
+    /// Key of stateless resets and of address tokens. The same from run to run: then a client of an earlier run is told at once that its
+    /// connection is gone, and need not wait for a timeout.
+    pub secret: [u8; 32],
     /// Where QUIC is served. An unspecified address serves IPv4 and IPv6; port 0 takes a free one.
     pub listen: SocketAddr,
     /// How shards wait for the kernel.
@@ -147,7 +150,7 @@ impl Node {
         open_store: impl FnOnce(Vec<store::Bell>) -> Result<Vec<S>, E>,
     ) -> Result<Self, StartError<E>> {
         let shards = config.placement.shards();
-        let keys = Keys::random();
+        let keys = Keys::new(&config.secret);
         let server = Arc::new(server_config(&keys, &tls).map_err(StartError::Tls)?);
         let SocketGroup { sockets, address, lock } = bind_group(config.listen, shards)?;
         let bells = (0..shards)

@@ -1,4 +1,4 @@
-//! What a shard thread needs of the log and the view: five calls that never wait. Performed by `tern_persistence` in the server and
+//! What a shard thread needs of the log and the view: six calls that never wait. Performed by `tern_persistence` in the server and
 //! by a table in memory in this crate's tests.
 
 use tern_core_shard::io::{AppendFailure, Input, Record, Row, ViewQuery};
@@ -26,6 +26,9 @@ pub trait Store: Send + 'static {
 
     /// Hands over what was appended and stored since the last call. Once per turn.
     fn flush(&mut self);
+
+    /// Whether [`Store::poll`] keeps durable commands back: too many wait already for answers of the view.
+    fn pause_commands(&mut self, paused: bool);
 
     /// The next thing that the log or the view has for this shard.
     fn poll(&mut self) -> Option<Input>;

@@ -230,10 +230,10 @@ pub async fn wait_until_in(client: &Client, conversation: ConversationId) -> Res
 /// Writes down what a screen shows.
 async fn watch_screen(screen: ScreenId, mut events: Events, ledger: Arc<Mutex<Ledger>>) {
     while let Some(update) = events.next().await {
-        match update {
-            Update::Event(event) => lock(&ledger).shown(screen, event.conversation, event.seq, &event.body),
-            Update::Reset { conversation, position } => lock(&ledger).skipped_to(screen, conversation, position),
-            _ => {}
+        if let Update::Event(event) = update {
+            lock(&ledger).shown(screen, event.conversation, event.seq, &event.body);
+        } else if let Update::Reset { conversation, position } = update {
+            lock(&ledger).skipped_to(screen, conversation, position);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The server's two signing keys, made on first start: Ed25519 for access tokens, HMAC for the successors of refresh tokens.
-//! Losing them logs everybody out; copying them to another deployment lets it make tokens for this one.
+//! The server's own keys, made on first start: Ed25519 for access tokens, HMAC for the successors of refresh tokens, and the secret
+//! of QUIC's stateless resets. Losing them logs everybody out; copying them to another deployment lets it make tokens for this one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ pub struct Keys {
     pub(super) token_public: Vec<u8>,
     /// Derives refresh tokens.
     pub(super) refresh: hmac::Key,
+    /// See [`crate::node::NodeConfig::secret`].
+    pub(crate) quic: [u8; 32],
 }
 
 /// Why the keys cannot be used. For the operator.
@@ -51,7 +53,11 @@ impl Keys {
         if refresh.len() != REFRESH_KEY_SIZE {
             return Err(KeyError::Malformed(refresh_file));
         }
+        let quic_file = directory.join("quic.secret");
+        let quic = secret_file::read_or_make(&quic_file, || random::<32>().to_vec())?;
+        let quic = quic.try_into().map_err(|_| KeyError::Malformed(quic_file))?;
         Ok(Self {
+            quic,
             token_public: pair.public_key().as_ref().to_vec(),
             token,
             refresh: hmac::Key::new(hmac::HMAC_SHA256, &refresh),

@@ -92,7 +92,13 @@ async fn observe(State(watch): State<Watch>, request: Request, next: Next) -> Re
     let status = response.status();
     watch.counters.answered(route, status.as_u16());
     let took = watch.clock.now().instant.saturating_duration_since(started);
-    span.in_scope(|| tracing::debug!(status = status.as_u16(), took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX), "answered"));
+    span.in_scope(|| {
+        tracing::debug!(
+            status = status.as_u16(),
+            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            "answered"
+        );
+    });
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);

@@ -64,7 +64,7 @@ pub(super) fn start(config: &Config, log: &Log, runtime: &Runtime) -> Result<Run
     let admin_address = start_admin(config, &status, clock, runtime)?;
 
     let opened = Arc::new(Mutex::new(None));
-    let (node, public) = start_node(config, &certificates, &tokens, &opened, runtime)?;
+    let (node, public) = start_node(config, keys.quic, &certificates, &tokens, &opened, runtime)?;
     let control = node.control();
     let counters = Arc::new(HttpCounters::default());
     let parts = AuthParts {
@@ -120,6 +120,7 @@ fn start_admin(
 /// Takes the port for TCP and UDP, opens the store, starts the shards.
 fn start_node(
     config: &Config,
+    secret: [u8; 32],
     certificates: &Certificates,
     tokens: &Arc<AccessTokens>,
     opened: &Arc<Mutex<Option<EmbeddedHandle>>>,
@@ -137,6 +138,7 @@ fn start_node(
             limits: process.limits.clone(),
             run: u64::from_be_bytes(random()),
             hash_seed: u64::from_be_bytes(random()),
+            secret,
             listen,
             driver: match process.driver {
                 DriverChoice::Auto => DriverKind::Auto,

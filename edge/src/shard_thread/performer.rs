@@ -197,6 +197,7 @@ impl<S: Store> Performer<S> {
             if self.links.waiting() > OVERFLOW_MAX {
                 return false;
             }
+            self.store.pause_commands(!self.core.wants_commands());
             let Some(input) = self.store.poll() else { return false };
             self.feed(input);
         }
@@ -245,7 +246,11 @@ impl<S: Store> Performer<S> {
 
     /// The next frame for a session's lane. Only when the transport takes it now.
     pub(crate) fn pop_frame(&mut self, session: SessionId, lane: Lane) -> Option<Bytes> {
-        let frame = self.core.pop_frame(session, lane)?;
+        let frame = self.core.pop_frame(session, lane);
+        while let Some(output) = self.core.poll_output() {
+            self.perform(output);
+        }
+        let frame = frame?;
         self.status.counters.frames_out.add(1);
         self.status.counters.frame_bytes_out.add(frame.len() as u64);
         Some(frame)

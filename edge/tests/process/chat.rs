@@ -35,10 +35,9 @@ async fn three(mode: Mode) -> Three {
 async fn screen(events: &mut Events, conversation: ConversationId, to: Seq) -> BTreeMap<Seq, (u64, Vec<u8>)> {
     let mut shown = BTreeMap::new();
     while shown.keys().next_back() != Some(&to) {
-        let event = next(events, |update| match update {
-            Update::Event(event) if event.conversation == conversation => Some(event),
-            Update::Reset { .. } => panic!("nothing here is long enough for a reset"),
-            _ => None,
+        let event = next(events, |update| {
+            assert!(!matches!(update, Update::Reset { .. }), "nothing here is long enough for a reset");
+            if let Update::Event(event) = update { (event.conversation == conversation).then_some(event) } else { None }
         });
         let event = event.await;
         let before = shown.insert(event.seq, (event.sender.raw(), event.body.to_vec()));
@@ -152,7 +151,10 @@ async fn unread_becomes(client: &Client, conversation: ConversationId, count: u6
     let deadline = std::time::Instant::now() + crate::site::PATIENCE;
     loop {
         let directory = client.directory().await.unwrap();
-        let unread = directory.iter().find(|entry| entry.conversation == conversation).map(|entry| entry.unread());
+        let unread = directory
+            .iter()
+            .find(|entry| entry.conversation == conversation)
+            .map(tern_client::ConversationView::unread);
         if unread == Some(count) {
             return;
         }

@@ -20,6 +20,7 @@ pub(crate) struct MemoryStore {
     bells: Arc<Vec<Bell>>,
     /// Shards for which something was queued since the last flush.
     rung: Vec<bool>,
+    paused: bool,
 }
 
 #[derive(Default)]
@@ -43,6 +44,7 @@ pub(crate) fn open(placement: Placement, bells: Vec<Bell>) -> Vec<MemoryStore> {
         tables: Arc::clone(&tables),
         bells: Arc::clone(&bells),
         rung: vec![false; shards],
+        paused: false,
     };
     (0..shards).map(store).collect()
 }
@@ -88,8 +90,14 @@ impl Store for MemoryStore {
         }
     }
 
+    fn pause_commands(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
     fn poll(&mut self) -> Option<Input> {
-        self.tables.lock().unwrap().queues[self.shard].pop_front()
+        let queue = &mut self.tables.lock().unwrap().queues[self.shard];
+        let taken = |input: &Input| !self.paused || !matches!(input, Input::Logged(_));
+        queue.iter().position(taken).and_then(|index| queue.remove(index))
     }
 }
 

@@ -78,6 +78,7 @@ pub(crate) fn config(shards: u16, driver: DriverKind, listen: &str) -> NodeConfi
         limits: Limits::default(),
         run: 7,
         hash_seed: 11,
+        secret: [5; 32],
         listen: listen.parse().unwrap(),
         driver,
         pin: false,
