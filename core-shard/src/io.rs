@@ -373,7 +373,7 @@ pub enum Reply {
     },
     /// The devices, oldest first; none if there is no such user.
     Devices(Vec<DeviceInfo>),
-    /// Not now: certainly nothing was changed.
+    /// Not now: nothing was changed, unless the failure is [`AppendFailure::Unknown`]; then another reply may follow or have come.
     Unavailable(AppendFailure),
 }
 

@@ -41,6 +41,8 @@ pub struct NodeConfig {
     /// Key of stateless resets and of address tokens. The same from run to run: then a client of an earlier run is told at once that its
     /// connection is gone, and need not wait for a timeout.
     pub secret: [u8; 32],
+    /// TLS sessions that all shards together remember for resumption; 0: what the TLS configuration says.
+    pub tls_sessions_max: usize,
     /// Where QUIC is served. An unspecified address serves IPv4 and IPv6; port 0 takes a free one.
     pub listen: SocketAddr,
     /// How shards wait for the kernel.
@@ -127,6 +129,17 @@ impl fmt::Display for Overloaded {
 
 impl std::error::Error for Overloaded {}
 
+/// The same TLS configuration with resumable sessions of a shard's own: a table that all shards share would be a lock between them.
+/// A client that comes back to its home shard finds its session there.
+fn own_sessions(tls: &Arc<rustls::ServerConfig>, count: usize) -> Arc<rustls::ServerConfig> {
+    if count == 0 {
+        return Arc::clone(tls);
+    }
+    let mut own = rustls::ServerConfig::clone(tls);
+    own.session_storage = rustls::server::ServerSessionMemoryCache::new(count);
+    Arc::new(own)
+}
+
 /// Running shards. Dropping it stops them and waits for their threads.
 #[derive(Debug)]
 pub struct Node {
@@ -151,7 +164,12 @@ impl Node {
     ) -> Result<Self, StartError<E>> {
         let shards = config.placement.shards();
         let keys = Keys::new(&config.secret);
-        let server = Arc::new(server_config(&keys, &tls).map_err(StartError::Tls)?);
+        let servers = (0..shards)
+            .map(|_| {
+                server_config(&keys, &own_sessions(&tls, config.tls_sessions_max / usize::from(shards))).map(Arc::new)
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(StartError::Tls)?;
         let SocketGroup { sockets, address, lock } = bind_group(config.listen, shards)?;
         let bells = (0..shards)
             .map(|_| Bell::new().map(Arc::new))
@@ -167,8 +185,8 @@ impl Node {
         let (report, reports) = mpsc::channel();
         let mut shared = Shared { mailboxes: Vec::new(), statuses: Vec::new(), keys };
         let mut seats = Vec::new();
-        let parts = sockets.into_iter().zip(stores).zip(bells.iter().zip(mesh(&bells))).zip(0..shards);
-        for (((socket, store), (bell, links)), shard) in parts {
+        let parts = sockets.into_iter().zip(stores).zip(bells.iter().zip(mesh(&bells))).zip((0..shards).zip(servers));
+        for (((socket, store), (bell, links)), (shard, server)) in parts {
             let (mailbox, inbox) = mailbox(Arc::clone(bell));
             let status = Arc::new(Status::default());
             shared.mailboxes.push(mailbox);
@@ -180,7 +198,7 @@ impl Node {
                 socket,
                 lock: Arc::clone(&lock),
                 endpoint: crate::quic::endpoint_config(&shared.keys, shard, shards),
-                server: Arc::clone(&server),
+                server,
                 store,
                 verifier: Arc::clone(&verifier),
                 links,

@@ -73,7 +73,8 @@ pub struct EditMessage<'a> {
 }
 frame!(0x03, EditMessage<'a>, [body]);
 
-/// Takes a message back: own ones, or others' for an admin. Its body is erased from the store.
+/// Takes a message back: own ones, or others' for an admin. The message's body is erased from the store; the events of earlier edits
+/// keep theirs, and a client shows none of them.
 #[derive(Archive, Serialize, Debug, Clone, Copy)]
 pub struct RecallMessage {
     /// Chosen by the client; a resend carries the same.
@@ -105,7 +106,8 @@ frame!(0x05, MoveCursor, []);
 
 /// Values of [`MoveCursor::cursor`].
 pub mod cursor {
-    /// Arrived on a device. Kept in memory, rebuilt from clients' positions; not acknowledged.
+    /// Arrived on a device. Direct conversations only, elsewhere ignored; kept in memory, rebuilt from clients' positions; not
+    /// acknowledged, `visible` is not looked at.
     pub const DELIVERED: u8 = 1;
     /// Seen by the user. Durable and acknowledged.
     pub const READ: u8 = 2;

@@ -45,9 +45,9 @@ codes! {
         NotFound = 3, "no such conversation, or you are not in it";
         /// A member without the right to do this.
         Forbidden = 4, "you are not allowed to do this";
-        /// The named user does not exist.
+        /// The named user does not exist; for a kick or a role: is not a member.
         UnknownUser = 5, "no such user";
-        /// The event to edit, recall or reply to does not exist or is not a message.
+        /// The event to edit or recall is not a message, or is recalled already; the one to reply to lies beyond the head.
         UnknownTarget = 6, "no such message";
         /// The same request id was used for something else.
         Conflict = 7, "this request id was used for something else";

@@ -29,7 +29,7 @@ pub const CLIENT_NAME_SIZE_MAX: usize = 128;
 pub const POSITIONS_MAX: usize = 1024;
 /// Events that one history page may carry; a page also ends at [`PAGE_SIZE_MAX`]. Unit: events.
 pub const HISTORY_PAGE_MAX: usize = 256;
-/// Entries that one directory or members page may carry. Unit: entries.
+/// Entries that one directory page may carry. Unit: entries.
 pub const DIRECTORY_PAGE_MAX: usize = 100;
 /// Members that one page may carry. Unit: members.
 pub const MEMBERS_PAGE_MAX: usize = 512;

@@ -93,7 +93,7 @@ pub struct Event<'a> {
     pub kind: u8,
     /// What the body is: see [`content`].
     pub content: u8,
-    /// For a role change, create or add: the role given. See [`role`].
+    /// For a role change or add: the role given; for a creation: the creator's in a group. See [`role`].
     pub role: u8,
     /// Users to notify.
     #[rkyv(with = Slice)]
@@ -155,7 +155,7 @@ pub struct Receipt {
     pub user: u64,
     /// Read up to here.
     pub read: u64,
-    /// `visible` at `read`.
+    /// `visible` at `read`; 0 where only the other one's cursor matters.
     pub read_visible: u64,
     /// Arrived on a device up to here.
     pub delivered: u64,

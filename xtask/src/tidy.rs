@@ -23,6 +23,20 @@ const IMPURE: [&str; 9] = [
     "tokio",
     "static mut",
 ];
+/// What runs on shard threads beside the pure crates.
+const SHARD_THREADS: [&str; 8] = [
+    "edge/src/quic",
+    "edge/src/shard_thread",
+    "edge/src/websocket",
+    "edge/src/runtime",
+    "edge/src/ring.rs",
+    "edge/src/slots.rs",
+    "edge/src/embedded.rs",
+    "persistence/src/store.rs",
+];
+/// What never happens on a shard thread: locks, files, the database. (`edge/src/quic/socket.rs` binds before the threads start.)
+const BLOCKING: [&str; 8] =
+    ["Mutex", "RwLock", "Condvar", "std::fs", "fjall", "thread::park", "blocking_recv", "blocking_send"];
 /// What each pure crate may depend on.
 const PURE_DEPENDENCIES: [(&str, &[&str]); 2] = [("protocol", &["rkyv"]), ("core-shard", &["tern-protocol", "bytes"])];
 
@@ -97,8 +111,14 @@ fn source_findings(root: &Path, file: &Path) -> Vec<String> {
             findings.push(format!("{name}: has a {leftover}"));
         }
     }
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    if SHARD_THREADS.iter().any(|shard| file.starts_with(shard)) {
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        for blocking in BLOCKING.iter().filter(|blocking| code.contains(**blocking)) {
+            findings.push(format!("{name}: runs on a shard thread and names {blocking}"));
+        }
+    }
     if PURE.iter().any(|pure| file.starts_with(pure)) {
-        let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
         for impure in IMPURE.iter().filter(|impure| code.contains(**impure)) {
             findings.push(format!("{name}: a pure crate names {impure}"));
         }

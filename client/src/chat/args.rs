@@ -43,7 +43,7 @@ pub(crate) struct Common {
         default_value = "localhost:7443"
     )]
     pub(crate) server: String,
-    /// Read the password from this file; otherwise from $TERN_PASSWORD, otherwise it is asked for
+    /// Read the password from this file; otherwise from $TERNCHAT_PASSWORD, otherwise it is asked for
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
     /// What may carry the connection

@@ -117,7 +117,7 @@ impl Profile {
         }
         if !prompt::is_interactive() {
             let hint =
-                "not logged in, and nobody to ask for the password: give --password-file FILE or set TERN_PASSWORD";
+                "not logged in, and nobody to ask for the password: give --password-file FILE or set TERNCHAT_PASSWORD";
             return Err(Failure::new(Cause::LoggedOut, hint));
         }
         prompt::password(&format!("Password of {} at {}: ", self.user, self.server))
@@ -129,7 +129,7 @@ impl Profile {
                 .map_err(|error| Failure::new(Cause::Local, format!("{}: {error}", path.display())))?;
             return Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()));
         }
-        Ok(std::env::var("TERN_PASSWORD").ok().filter(|password| !password.is_empty()))
+        Ok(std::env::var("TERNCHAT_PASSWORD").ok().filter(|password| !password.is_empty()))
     }
 }
 

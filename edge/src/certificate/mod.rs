@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -68,11 +69,11 @@ pub struct Certificates {
 }
 
 #[derive(Debug)]
-struct Current(RwLock<Arc<CertifiedKey>>);
+struct Current(ArcSwap<CertifiedKey>);
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+        Some(self.0.load_full())
     }
 }
 
@@ -118,7 +119,7 @@ impl Certificates {
         };
         let times = source.modified();
         let (key, info) = source.load(now)?;
-        let current = Arc::new(Current(RwLock::new(Arc::new(key))));
+        let current = Arc::new(Current(ArcSwap::from_pointee(key)));
         Ok(Self { source, current, info: RwLock::new((info, times)) })
     }
 
@@ -133,7 +134,7 @@ impl Certificates {
         // Also after an error: files that are wrong are complained of once.
         info.1 = times;
         let (key, fresh) = loaded?;
-        *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+        self.current.0.store(Arc::new(key));
         info.0 = fresh.clone();
         Ok(fresh)
     }

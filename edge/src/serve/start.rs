@@ -139,6 +139,7 @@ fn start_node(
             run: u64::from_be_bytes(random()),
             hash_seed: u64::from_be_bytes(random()),
             secret,
+            tls_sessions_max: process.tls.sessions_max,
             listen,
             driver: match process.driver {
                 DriverChoice::Auto => DriverKind::Auto,

@@ -79,6 +79,7 @@ pub(crate) fn config(shards: u16, driver: DriverKind, listen: &str) -> NodeConfi
         run: 7,
         hash_seed: 11,
         secret: [5; 32],
+        tls_sessions_max: 64,
         listen: listen.parse().unwrap(),
         driver,
         pin: false,
