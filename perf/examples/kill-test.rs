@@ -60,7 +60,7 @@ fn parse() -> Result<Plan, String> {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         let number = || value.parse::<u64>().map_err(|_| format!("{word} {value}: not a number"));
         match word.as_str() {
-            "--binary" => plan.binary = value.into(),
+            "--binary" => plan.binary = std::path::absolute(&value).map_err(|error| error.to_string())?,
             "--directory" => plan.directory = value.into(),
             "--rounds" => plan.rounds = u32::try_from(number()?).map_err(|error| error.to_string())?,
             "--clients" => plan.clients = u32::try_from(number()?.max(2)).map_err(|error| error.to_string())?,

@@ -11,10 +11,11 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  ci         everything that CI runs, in its order
-  kill-test  kill -9 of a server under load: --rounds N, --clients N, --shards N, --driver D, --seed N, --release
-  swarm      many seeds of the simulator: --seeds N, --start N, or --seed N for one
-  tidy       what no compiler checks: headers, lengths, paths and facts in documents
+  ci           everything that CI runs, in its order
+  kill-test    kill -9 of a server under load: --rounds N, --clients N, --shards N, --driver D, --seed N, --release
+  shard-calls  what shard threads ask of the kernel under load: nothing that waits (needs strace); --release
+  swarm        many seeds of the simulator: --seeds N, --start N, or --seed N for one
+  tidy         what no compiler checks: headers, lengths, paths and facts in documents
 ";
 
 fn main() -> ExitCode {
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let outcome = match command.as_deref() {
         Some("ci") => ci::all(&rest),
         Some("kill-test") => kill_test::all(&rest),
+        Some("shard-calls") => kill_test::shard_calls(&rest),
         Some("swarm") => swarm::run(&rest),
         Some("tidy") => tidy::run(),
         Some(other) => Err(format!("there is no command {other:?}\n\n{HELP}")),
