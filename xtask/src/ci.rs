@@ -1,6 +1,6 @@
 //! Exactly what CI runs, in its order: cheap checks first, the README's test command last.
 
-use crate::shell::{cargo, run};
+use crate::shell::{cargo, run, run_tests};
 use crate::tidy;
 
 /// Seeds of the simulator in each run.
@@ -21,5 +21,5 @@ pub(crate) fn all(_words: &[String]) -> Result<(), String> {
     run("swarm", &mut cargo(&["xtask", "swarm", "--seeds", SWARM_SEEDS]))?;
     run("kill test", &mut cargo(&["xtask", "kill-test", "--rounds", KILL_ROUNDS]))?;
     run("benches, once", &mut cargo(&["test", "--package", "tern-bench", "--benches"]))?;
-    run("tests", &mut cargo(&["test", "--workspace"]))
+    run_tests("tests", &mut cargo(&["test", "--workspace"]))
 }

@@ -161,6 +161,8 @@ fn news(model: &Model, entry: &Entry) -> String {
     let (sender, subject) = (model.name(event.sender), event.subject.map_or_else(String::new, |user| model.name(user)));
     match event.kind {
         EventKind::Created if event.body.is_empty() => "the conversation begins".to_owned(),
+        // The world room is nobody's.
+        EventKind::Created if event.sender.raw() == 0 => "the room is open to everyone".to_owned(),
         EventKind::Created => format!("{sender} made the group {}", entry.text.replace('\n', " ")),
         EventKind::Joined => format!("{subject} joined"),
         EventKind::Left => format!("{subject} left"),
