@@ -234,7 +234,7 @@ impl Connection {
     pub(super) fn close<S: Store>(&mut self, code: CloseCode, performer: &Performer<S>) {
         match self.phase {
             Phase::Handshake { .. } | Phase::Open => {
-                performer.status().counters.closed(code);
+                performer.note_close(self.session, code);
                 self.phase = Phase::Closing { code, until: performer.now().instant + FLUSH_TIMEOUT };
                 self.partial_until = None;
                 self.wants_write = true;

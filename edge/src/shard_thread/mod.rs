@@ -1,5 +1,6 @@
 //! The thread of one shard: the only loop that does I/O. Decides nothing about chat and blocks only in its own sleep.
 
+mod closings;
 mod performer;
 mod turn;
 

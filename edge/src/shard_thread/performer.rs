@@ -14,6 +14,7 @@ use tern_protocol::{CloseCode, SessionId, ShardId};
 use tokio::sync::oneshot;
 
 use super::Status;
+use super::closings::Closings;
 use crate::clock::Moment;
 use crate::node::TokenVerifier;
 use crate::ring::Links;
@@ -67,6 +68,7 @@ pub(crate) struct Performer<S> {
     draining: bool,
     now: Moment,
     status: Arc<Status>,
+    closings: Closings,
 }
 
 impl<S: Store> Performer<S> {
@@ -92,7 +94,14 @@ impl<S: Store> Performer<S> {
             draining: false,
             now,
             status,
+            closings: Closings::default(),
         }
+    }
+
+    /// Counts and tells the operator that the server closes a connection.
+    pub(crate) fn note_close(&self, session: Option<SessionId>, code: CloseCode) {
+        self.status.counters.closed(code);
+        self.closings.note(session, code, self.now.timestamp);
     }
 
     /// The moment of everything that is fed until the next call.

@@ -156,7 +156,7 @@ impl Session {
     /// Begins to close: what waits is sent first, for a bounded time.
     pub(super) fn close<S: Store>(&mut self, code: CloseCode, performer: &Performer<S>) {
         if self.phase == Phase::Open {
-            performer.status().counters.closed(code);
+            performer.note_close(self.session, code);
             self.close_with(CloseCode::WEBSOCKET_BASE + code.raw(), code.text(), performer.now().instant);
         }
     }
@@ -314,7 +314,7 @@ impl Session {
         self.is_readable = false;
         match self.phase {
             Phase::Open => {
-                performer.status().counters.closed(CloseCode::Malformed);
+                performer.note_close(self.session, CloseCode::Malformed);
                 self.leave(Ending::Lost, performer);
                 self.close_with(violation.code(), "", performer.now().instant);
             }

@@ -129,6 +129,16 @@ pub(crate) fn each_mistake_has_its_code(mode: Mode) {
         assert_eq!(ending(&mut silent).await, Ending::Closed(CloseCode::HelloExpected));
         flood(&site).await;
         honest.talk().await;
+        // One line about each of them, on both transports.
+        let log = site.plan.log();
+        let lines = |code: CloseCode| log.matches(&format!("\"code\":\"{code:?}\"")).count();
+        assert_eq!(lines(CloseCode::BadToken), 4);
+        assert_eq!(lines(CloseCode::UnsupportedVersion), 4);
+        assert_eq!(lines(CloseCode::FrameTooLarge), 4);
+        assert_eq!(lines(CloseCode::UnexpectedFrame), 2);
+        assert_eq!(lines(CloseCode::Malformed), 2);
+        assert_eq!(lines(CloseCode::HelloExpected), 3);
+        assert_eq!(lines(CloseCode::Flooding), 1);
     });
 }
 
