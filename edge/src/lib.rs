@@ -16,7 +16,7 @@ mod mailbox;
 pub mod metrics;
 pub mod node;
 mod quic;
-mod ring;
+pub mod ring;
 mod runtime;
 pub mod secret_file;
 pub mod serve;

@@ -16,19 +16,23 @@ use rustix::event::{EventfdFlags, eventfd};
 /// The flag protocol is Dekker's: the producer stores its message, fences, reads the flag; the shard stores the flag, fences, reads
 /// its rings. One of them sees the other.
 #[derive(Debug)]
-pub(crate) struct Bell {
+pub struct Bell {
     fd: OwnedFd,
     asleep: AtomicBool,
 }
 
 impl Bell {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// A silent bell.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Self { fd, asleep: AtomicBool::new(false) })
     }
 
     /// Wakes the shard if it sleeps. Call after the message is where the shard looks for it.
-    pub(crate) fn ring(&self) {
+    pub fn ring(&self) {
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::SeqCst) {
             self.ring_always();
@@ -36,24 +40,24 @@ impl Bell {
     }
 
     /// Makes the bell readable even if the shard is awake: how a shard lets its runtime look around before the next turn.
-    pub(crate) fn ring_always(&self) {
+    pub fn ring_always(&self) {
         // The counter can only be full if it was never read: then the bell rings already.
         let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
     }
 
     /// Announces that the shard will sleep. It must look at every source once more before it does.
-    pub(crate) fn announce_sleep(&self) {
+    pub fn announce_sleep(&self) {
         self.asleep.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
     /// Takes the announcement back.
-    pub(crate) fn stay_awake(&self) {
+    pub fn stay_awake(&self) {
         self.asleep.store(false, Ordering::SeqCst);
     }
 
     /// Silences the bell.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         let _ = rustix::io::read(&self.fd, &mut [0; 8]);
     }
 }
@@ -65,7 +69,7 @@ impl AsFd for Bell {
 }
 
 /// All rings from and to one shard.
-pub(crate) struct Links<T> {
+pub struct Links<T> {
     own: usize,
     /// By receiving shard; `None` for this one.
     outgoing: Vec<Option<Outgoing<T>>>,
@@ -95,7 +99,8 @@ const SLOTS_MAX: usize = 4096;
 const RECEIVE_BUDGET: usize = 1024;
 
 /// A ring for each ordered pair of shards.
-pub(crate) fn mesh<T>(bells: &[Arc<Bell>]) -> Vec<Links<T>> {
+#[must_use]
+pub fn mesh<T>(bells: &[Arc<Bell>]) -> Vec<Links<T>> {
     mesh_of(bells, (SLOTS_PER_SHARD / bells.len().max(1)).clamp(SLOTS_MIN, SLOTS_MAX))
 }
 
@@ -125,7 +130,10 @@ fn mesh_of<T>(bells: &[Arc<Bell>], slots: usize) -> Vec<Links<T>> {
 
 impl<T> Links<T> {
     /// Sends, or queues behind what already waits. Gives the message back only if there is no such shard, or it is this one.
-    pub(crate) fn send(&mut self, to: usize, message: T) -> Result<(), T> {
+    ///
+    /// # Errors
+    /// The message, which went nowhere.
+    pub fn send(&mut self, to: usize, message: T) -> Result<(), T> {
         let Some(Some(out)) = self.outgoing.get_mut(to) else { return Err(message) };
         if out.overflow.is_empty() {
             match out.ring.push(message) {
@@ -143,7 +151,10 @@ impl<T> Links<T> {
     }
 
     /// Sends if there is room; otherwise gives the message back.
-    pub(crate) fn try_send(&mut self, to: usize, message: T) -> Result<(), T> {
+    ///
+    /// # Errors
+    /// The message, which went nowhere.
+    pub fn try_send(&mut self, to: usize, message: T) -> Result<(), T> {
         let Some(Some(out)) = self.outgoing.get_mut(to) else { return Err(message) };
         if !out.overflow.is_empty() {
             return Err(message);
@@ -154,7 +165,7 @@ impl<T> Links<T> {
     }
 
     /// Moves what waits into the rings as far as there is room, and rings each bell for which there is something new.
-    pub(crate) fn flush(&mut self) {
+    pub fn flush(&mut self) {
         for out in self.outgoing.iter_mut().flatten() {
             while let Some(message) = out.overflow.pop_front() {
                 match out.ring.push(message) {
@@ -175,7 +186,7 @@ impl<T> Links<T> {
     }
 
     /// Takes messages from every ring, a bounded number from each. Returns whether some are left.
-    pub(crate) fn receive(&mut self, mut take: impl FnMut(usize, T)) -> bool {
+    pub fn receive(&mut self, mut take: impl FnMut(usize, T)) -> bool {
         let mut left = false;
         for (from, ring) in self.incoming.iter_mut().enumerate() {
             let Some(ring) = ring else { continue };
@@ -191,22 +202,26 @@ impl<T> Links<T> {
     }
 
     /// Whether any ring to this shard has something.
-    pub(crate) fn has_incoming(&self) -> bool {
+    #[must_use]
+    pub fn has_incoming(&self) -> bool {
         self.incoming.iter().flatten().any(|ring| !ring.is_empty())
     }
 
     /// Messages that found their ring full and still wait.
-    pub(crate) const fn waiting(&self) -> usize {
+    #[must_use]
+    pub const fn waiting(&self) -> usize {
         self.waiting
     }
 
     /// Messages that ever found their ring full.
-    pub(crate) const fn overflowed(&self) -> u64 {
+    #[must_use]
+    pub const fn overflowed(&self) -> u64 {
         self.overflowed
     }
 
     /// This shard's own index.
-    pub(crate) const fn own(&self) -> usize {
+    #[must_use]
+    pub const fn own(&self) -> usize {
         self.own
     }
 }
