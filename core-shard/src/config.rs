@@ -14,8 +14,6 @@ pub struct ShardConfig {
     pub placement: Placement,
     /// A number that no other run of this server has: answers to an earlier run's sessions are dropped.
     pub run: u64,
-    /// Key of the hash tables; random outside tests.
-    pub hash_seed: u64,
     /// The moment the shard starts.
     pub now: Timestamp,
     /// Bounds.
@@ -52,7 +50,7 @@ pub enum Sabotage {
     CursorMonotone,
     /// M9: every shard is delivered to, online members or not.
     OnlineIndex,
-    /// M1: late news of joining overrides newer news of leaving.
+    /// M8: late news of joining overrides newer news of leaving.
     DirectoryVersion,
     /// M5: a failed append is not told to the sender.
     AppendFailureReply,
@@ -66,7 +64,6 @@ impl ShardConfig {
             shard,
             placement,
             run: 0,
-            hash_seed: 0,
             now: Timestamp::ZERO,
             limits: Limits::default(),
             #[cfg(feature = "sabotage")]

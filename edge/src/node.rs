@@ -36,8 +36,6 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// A number that no other run has.
     pub run: u64,
-    /// Random: key of the shards' hash tables.
-    pub hash_seed: u64,
     /// Key of stateless resets and of address tokens. The same from run to run: then a client of an earlier run is told at once that its
     /// connection is gone, and need not wait for a timeout.
     pub secret: [u8; 32],

@@ -42,7 +42,6 @@ impl OneShard {
             shard: ShardId::from_raw(0),
             placement: Placement::new(4, 1),
             run: 1,
-            hash_seed: 0,
             now,
             limits,
             sabotage: None,

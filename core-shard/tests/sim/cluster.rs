@@ -46,7 +46,6 @@ impl World {
                     shard: ShardId::from_raw(shard),
                     placement: self.placement,
                     run,
-                    hash_seed: Rng::stream(self.plan.seed ^ run, "hash").raw(),
                     now: self.schedule.now(),
                     limits: self.plan.limits.clone(),
                     sabotage: self.plan.sabotage,

@@ -137,7 +137,6 @@ fn start_node(
             placement: config.placement(),
             limits: process.limits.clone(),
             run: u64::from_be_bytes(random()),
-            hash_seed: u64::from_be_bytes(random()),
             secret,
             tls_sessions_max: process.tls.sessions_max,
             listen,

@@ -94,7 +94,6 @@ async fn run<S: Store>(seat: Seat<S>, chosen: Chosen, report: mpsc::Sender<io::R
     let driver = Driver::new(quic.socket(), &bell, now.instant)?;
     let mut core = ShardConfig::new(shard, config.placement);
     core.run = config.run;
-    core.hash_seed = config.hash_seed;
     core.now = now.timestamp;
     core.limits = config.limits;
     let performer = Performer::new(Shard::new(core), store, verifier, links, status, now);

@@ -77,7 +77,6 @@ pub(crate) fn config(shards: u16, driver: DriverKind, listen: &str) -> NodeConfi
         placement: Placement::new(16, shards),
         limits: Limits::default(),
         run: 7,
-        hash_seed: 11,
         secret: [5; 32],
         tls_sessions_max: 64,
         listen: listen.parse().unwrap(),
