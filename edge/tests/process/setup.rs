@@ -139,11 +139,20 @@ fn damage(path: &std::path::Path, at: usize) {
 
 #[test]
 fn a_torn_journal_tail_is_cut_and_reported() {
-    let (plan, _directory, path, end) = killed_with_messages();
+    let (plan, directory, path, end) = killed_with_messages();
     damage(&path, end - 100);
-    let server = plan.start().unwrap();
-    says(&plan.log(), &["WARN"]);
-    drop(server);
+    let site = Site { server: plan.start().unwrap(), plan, directory };
+    says(&site.plan.log(), &["cut an unfinished batch", &path.file_name().unwrap().to_string_lossy()]);
+    run(async {
+        let (ada, _events) = site.client("ada", Transport::Quic).await;
+        let notes = ada.open_direct(ada.user()).await.unwrap();
+        let page = ada.history(notes, tern_client::Page::After(tern_client::Seq::ZERO), 256).await.unwrap();
+        // The conversation's beginning and fifty notes, of which the torn batch had at most the last.
+        let places: Vec<u64> = page.events.iter().map(|event| event.seq.raw()).collect();
+        let dense: Vec<u64> = (1..=places.len() as u64).collect();
+        assert!(places == dense && places.len() >= 16, "{places:?}");
+        assert!(page.head.raw() >= 50, "more than the torn batch is gone: {}", page.head);
+    });
 }
 
 #[test]
