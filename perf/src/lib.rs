@@ -2,6 +2,12 @@
 //! never looks into the server.
 #![forbid(unsafe_code)]
 
+pub mod accounts;
+pub mod chaos;
 pub mod child;
+pub mod fleet;
 pub mod ledger;
 pub mod load;
+pub mod measure;
+pub mod report;
+pub mod scenario;
