@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 /// How long a server may take to be ready. Unit: time. A cold page cache and a debug build on a busy machine included.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks at a server that is not ready yet.
@@ -30,6 +32,8 @@ pub struct ServerPlan {
     pub driver: String,
     /// More settings, as `TERN_*` variables.
     pub settings: Vec<(String, String)>,
+    /// Cores that all its threads stay on; empty: any.
+    pub cpus: Vec<usize>,
 }
 
 /// Why a server did not start.
@@ -83,6 +87,7 @@ impl ServerPlan {
             shards: 2,
             driver: "auto".to_owned(),
             settings: settings.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
+            cpus: Vec::new(),
         })
     }
 
@@ -133,7 +138,7 @@ impl ServerPlan {
     /// # Errors
     /// See [`StartError`].
     pub fn start(&self) -> Result<Server, StartError> {
-        let child = self.command().and_then(|mut command| command.spawn()).map_err(StartError::Io)?;
+        let child = self.command().and_then(|command| spawn_on(&self.cpus, command)).map_err(StartError::Io)?;
         let mut server = Server { plan: self.clone(), child };
         let deadline = Instant::now() + READY_TIMEOUT;
         while !server.is_ready() {
@@ -254,6 +259,36 @@ impl Drop for Server {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Starts a process that stays on some cores: it inherits them from this thread, which has its own back afterwards.
+fn spawn_on(cpus: &[usize], mut command: Command) -> io::Result<Child> {
+    if cpus.is_empty() {
+        return command.spawn();
+    }
+    let before = sched_getaffinity(None)?;
+    pin_thread(cpus)?;
+    let child = command.spawn();
+    sched_setaffinity(None, &before)?;
+    child
+}
+
+/// Keeps the calling thread on some cores; with none named, changes nothing.
+///
+/// # Errors
+/// When this machine has no such core.
+pub fn pin_thread(cpus: &[usize]) -> io::Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        if *cpu >= CpuSet::MAX_CPU {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("there is no core {cpu}")));
+        }
+        set.set(*cpu);
+    }
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 /// A loopback port that is free on UDP and on TCP.
