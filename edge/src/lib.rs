@@ -24,3 +24,5 @@ mod shard_thread;
 mod slots;
 pub mod store;
 pub mod websocket;
+
+pub use shard_thread::SteppedShard;

@@ -2,6 +2,7 @@
 
 mod closings;
 mod performer;
+mod stepped;
 mod turn;
 
 use std::io;
@@ -27,6 +28,7 @@ use crate::store::Store;
 use crate::websocket::WebSockets;
 
 pub(crate) use performer::{Parcel, Performer, Stray, Transport};
+pub use stepped::SteppedShard;
 
 /// What a shard shows to other threads.
 #[derive(Debug, Default)]
@@ -85,7 +87,19 @@ pub(crate) fn spawn<S: Store>(seat: Seat<S>, report: mpsc::Sender<io::Result<Cho
 
 /// Sets a shard up, says so, and runs it. Errors are those of the set-up.
 async fn run<S: Store>(seat: Seat<S>, chosen: Chosen, report: mpsc::Sender<io::Result<Chosen>>) -> io::Result<()> {
-    let Seat { shard, config, clock, socket, lock, endpoint, server, store, verifier, links, inbox, bell, status } =
+    let lock = Arc::clone(&seat.lock);
+    let (thread, driver) = set_up(seat)?;
+    // The node may have given up because of another shard; it then stops this one too.
+    let _ = report.send(Ok(chosen));
+    drop(report);
+    thread.run(driver).await;
+    drop(lock);
+    Ok(())
+}
+
+/// A shard that has not turned yet, and what it sleeps on. Only inside of `Runtime::block_on`.
+fn set_up<S: Store>(seat: Seat<S>) -> io::Result<(turn::ShardThread<S>, Driver)> {
+    let Seat { shard, config, clock, socket, lock: _, endpoint, server, store, verifier, links, inbox, bell, status } =
         seat;
     let now = clock.now();
     let shards = (shard.raw(), config.placement.shards());
@@ -97,12 +111,7 @@ async fn run<S: Store>(seat: Seat<S>, chosen: Chosen, report: mpsc::Sender<io::R
     core.now = now.timestamp;
     core.limits = config.limits;
     let performer = Performer::new(Shard::new(core), store, verifier, links, status, now);
-    // The node may have given up because of another shard; it then stops this one too.
-    let _ = report.send(Ok(chosen));
-    drop(report);
-    turn::ShardThread::new(performer, quic, WebSockets::new(), inbox, bell, clock).run(driver).await;
-    drop(lock);
-    Ok(())
+    Ok((turn::ShardThread::new(performer, quic, WebSockets::new(), inbox, bell, clock), driver))
 }
 
 /// Connections beyond the core's limit on sessions, so that the core can tell a client too many that the server is full.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tern_protocol::{CloseCode, SessionId};
 
 use super::performer::{Parcel, Performer, Transport};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::mailbox::{Inbox, Letter};
 use crate::quic::{FLUSH_TIMEOUT, Quic};
 use crate::ring::Bell;
@@ -74,7 +74,8 @@ impl<S: Store> ShardThread<S> {
     /// Turns until the shard is stopped.
     pub(super) async fn run(mut self, mut driver: Driver) {
         loop {
-            let more = self.turn(&mut driver);
+            let now = self.clock.now();
+            let more = self.turn(now, &mut driver);
             self.count_turn();
             if self.is_over() {
                 return;
@@ -83,9 +84,13 @@ impl<S: Store> ShardThread<S> {
         }
     }
 
+    /// Has the next turn look for packets, whatever the driver says.
+    pub(super) const fn expect_packets(&mut self) {
+        self.udp_readable = true;
+    }
+
     /// Does what there is to do, within bounds. Returns whether something is left.
-    fn turn(&mut self, driver: &mut Driver) -> bool {
-        let now = self.clock.now();
+    pub(super) fn turn(&mut self, now: Moment, driver: &mut Driver) -> bool {
         self.performer.set_now(now);
         let mut more = self.take_letters(driver);
         more |= self.take_parcels();
@@ -192,7 +197,7 @@ impl<S: Store> ShardThread<S> {
     }
 
     /// Sleeps until there is something to do; if there is already, lets the runtime look around and comes straight back.
-    async fn sleep(&mut self, more: bool, driver: &mut Driver) {
+    pub(super) async fn sleep(&mut self, more: bool, driver: &mut Driver) {
         let deadline = self.deadline();
         let mut stay = more || deadline.is_some_and(|at| at <= self.performer.now().instant);
         if !stay {
