@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::kernel::slab_bytes;
 use super::machine::{civil, field, kib, open_files};
 use super::pressure::{Look, percent_waited, waited_us};
 use super::process::{ThreadSample, cpu_seconds, disk_bytes, minor_faults, schedstat_seconds, thread_of};
@@ -123,6 +124,14 @@ fn the_line_of_the_whole_machine_is_read() {
     assert_eq!((look.busy, look.steal, look.all), (1_320, 40, 6_476));
     assert_eq!(Look::parse(PRESSURE, "cpu0 1 2 3\n", 0.0), None);
     assert_eq!(Look::parse("", MACHINE, 0.0).unwrap().waited_us, None);
+}
+
+#[test]
+fn memory_of_tcp_sockets_is_what_is_in_use() {
+    let text = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize>\n\
+        tw_sock_TCP 128 208 256 16 1 : tunables\nTCP 10 130 2000 13 8 : tunables\nsock_inode_cache 20 247 800 19 4 : x\n";
+    assert_eq!(slab_bytes(text), Some(36_000));
+    assert_eq!(slab_bytes("slabinfo - version: 2.1\n"), None);
 }
 
 #[test]

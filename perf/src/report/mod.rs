@@ -5,6 +5,7 @@ mod json;
 mod outcome;
 mod progress;
 
+pub use crate::measure::Pressure;
 pub use json::to_json;
 pub use outcome::{ClientUse, Figure, Line, Outcome, Plot, ServerUse, Verdict, Wire};
 pub use progress::Progress;

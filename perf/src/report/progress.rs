@@ -1,6 +1,6 @@
 //! The line on stderr while a scenario runs. Silent when stderr is no terminal; never writes to stdout, which may be somebody's JSON.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -18,7 +18,7 @@ const BAR: &str = "{spinner} {prefix:.bold}  {bar:24} {percent:>3} %  {wide_msg}
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
-    phase: Cell<&'static str>,
+    phase: RefCell<String>,
     from: Cell<(Instant, u64)>,
     rate: Cell<f64>,
 }
@@ -30,41 +30,38 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         bar.set_prefix(scenario.to_owned());
         bar.enable_steady_tick(TICK);
-        let progress = Self { bar, phase: Cell::new(""), from: Cell::new((Instant::now(), 0)), rate: Cell::new(0.0) };
+        let progress =
+            Self { bar, phase: RefCell::default(), from: Cell::new((Instant::now(), 0)), rate: Cell::new(0.0) };
         progress.phase("starting");
         progress
     }
 
-    /// Enters a phase of unknown length.
-    pub fn phase(&self, name: &'static str) {
+    /// Enters a phase. Its length is unknown until [`Progress::done`] says it.
+    pub fn phase(&self, name: &str) {
         self.bar.unset_length();
         self.style(SPINNER);
-        self.phase.set(name);
-        self.bar.set_message(name);
+        name.clone_into(&mut self.phase.borrow_mut());
+        self.bar.set_message(name.to_owned());
     }
 
-    /// Enters a phase that ends when [`Progress::done`] says `of`: connections, messages, milliseconds.
-    pub fn phase_of(&self, name: &'static str, of: u64) {
-        self.phase(name);
-        self.bar.set_length(of.max(1));
-        self.bar.set_position(0);
-        self.style(BAR);
-    }
-
-    /// How far a phase of known length is.
-    pub fn done(&self, position: u64) {
-        self.bar.set_position(position);
+    /// How far the phase is: `position` connections, messages, milliseconds of `of`.
+    pub fn done(&self, position: usize, of: usize) {
+        if self.bar.length().is_none() {
+            self.style(BAR);
+        }
+        self.bar.set_length(of.max(1) as u64);
+        self.bar.set_position(position.min(of) as u64);
     }
 
     /// What there is at this moment: connections that stand, and events delivered since the start.
-    pub fn update(&self, connected: u64, delivered: u64) {
+    pub fn counts(&self, connected: u64, delivered: u64) {
         let (at, before) = self.from.get();
         let span = at.elapsed();
         if span >= RATE_SPAN {
             self.rate.set(delivered.saturating_sub(before) as f64 / span.as_secs_f64());
             self.from.set((Instant::now(), delivered));
         }
-        let (phase, rate) = (self.phase.get(), self.rate.get());
+        let (phase, rate) = (self.phase.borrow(), self.rate.get());
         self.bar.set_message(format!("{phase}: {connected} connected, {rate:.0} delivered/s"));
     }
 
@@ -105,10 +102,10 @@ mod tests {
     #[test]
     fn a_line_goes_through_its_phases_without_a_terminal() {
         let progress = Progress::new("direct");
-        progress.phase_of("connecting", 100);
-        progress.done(50);
+        progress.phase("connecting");
+        progress.done(50, 100);
         assert_eq!((progress.bar.position(), progress.bar.length()), (50, Some(100)));
-        progress.update(50, 10);
+        progress.counts(50, 10);
         assert!(progress.bar.message().starts_with("connecting: 50 connected"));
         progress.phase("settling");
         assert_eq!(progress.bar.length(), None);
