@@ -10,7 +10,7 @@ mod udp;
 
 pub use kernel::kernel_tcp_bytes;
 pub use machine::Machine;
-pub use pressure::{PRESSURE_MAX, Pace, Pressure, PressureMeter, quiet};
+pub use pressure::{PRESSURE_MAX, Pace, Pressure, PressureMeter};
 pub use process::{ProcessMeter, Sample, ThreadUse, Usage};
 pub use udp::{UdpDrops, UdpMeter};
 

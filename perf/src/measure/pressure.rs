@@ -76,18 +76,7 @@ pub(super) struct Look {
     pub(super) ours_seconds: f64,
 }
 
-/// Looks at the neighbours during a run.
-///
-/// ```no_run
-/// # fn main() -> std::io::Result<()> {
-/// # let server_pid = 1;
-/// let quiet = tern_perf::measure::quiet(); // Before anything of ours runs.
-/// let meter = tern_perf::measure::PressureMeter::start(Some(server_pid))?.after(quiet).paced();
-/// // The run.
-/// assert!(!meter.stop()?.void, "the machine was busy with something else");
-/// # Ok(())
-/// # }
-/// ```
+/// Looks at the neighbours before and during a run.
 #[derive(Debug, Clone)]
 pub struct PressureMeter {
     pace: Pace,
@@ -97,46 +86,26 @@ pub struct PressureMeter {
     from: Look,
 }
 
-/// Looks at the machine for two seconds, in which the caller's threads and the server must be idle or not started yet. The share of that
-/// time in which some task waited for a CPU, percent; `None` on a kernel without `/proc/pressure`.
-#[must_use]
-pub fn quiet() -> Option<f64> {
-    let waited = waited_us(&text("/proc/pressure/cpu"));
-    let began = Instant::now();
-    std::thread::sleep(QUIET_WINDOW);
-    percent_waited(waited, waited_us(&text("/proc/pressure/cpu")), began.elapsed())
-}
-
 impl PressureMeter {
-    /// Begins the run. The CPU of the calling process and of `server` is ours, all else is others'. Until told otherwise the run is one
-    /// that saturates, and nothing is known of the time before it.
+    /// Looks at the machine for two seconds, in which the caller's threads and the server must be idle; then the run begins. `ours` are
+    /// the processes beside the calling one whose CPU is not others' (the server).
     ///
     /// # Errors
-    /// When the server has ended, or `/proc` is not mounted.
-    pub fn start(server: Option<u32>) -> io::Result<Self> {
-        let ours: Vec<u32> = [std::process::id()].into_iter().chain(server).collect();
+    /// When one of them has ended, or `/proc` is not mounted.
+    pub fn start(pace: Pace, ours: &[u32]) -> io::Result<Self> {
+        let waited = waited_us(&text("/proc/pressure/cpu"));
+        let began = Instant::now();
+        std::thread::sleep(QUIET_WINDOW);
+        let before = percent_waited(waited, waited_us(&text("/proc/pressure/cpu")), began.elapsed());
+        let ours = [&[std::process::id()], ours].concat();
         let from = Look::read(&ours)?;
-        Ok(Self { pace: Pace::Saturating, ours, before: None, began: Instant::now(), from })
+        Ok(Self { pace, ours, before, began: Instant::now(), from })
     }
 
-    /// With what [`quiet`] saw before the run.
-    #[must_use]
-    pub const fn after(mut self, quiet: Option<f64>) -> Self {
-        self.before = quiet;
-        self
-    }
-
-    /// For a run that leaves CPUs idle.
-    #[must_use]
-    pub const fn paced(mut self) -> Self {
-        self.pace = Pace::Paced;
-        self
-    }
-
-    /// Begins the run anew, after a warm-up.
+    /// Begins the run anew, after a warm-up; the window before the run is kept.
     ///
     /// # Errors
-    /// When the server has ended.
+    /// When one of the processes has ended.
     pub fn restart(&mut self) -> io::Result<()> {
         self.from = Look::read(&self.ours)?;
         self.began = Instant::now();
@@ -146,7 +115,7 @@ impl PressureMeter {
     /// What there was so far.
     ///
     /// # Errors
-    /// When the server has ended.
+    /// When one of the processes has ended.
     pub fn stop(&self) -> io::Result<Pressure> {
         let to = Look::read(&self.ours)?;
         Ok(Pressure::judge(self.pace, self.before, &self.from, &to, self.began.elapsed()))

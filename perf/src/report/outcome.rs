@@ -173,8 +173,13 @@ pub enum Verdict {
 impl Outcome {
     /// An outcome of which nothing is known yet.
     #[must_use]
-    pub fn new(scenario: &str, title: &str) -> Self {
-        Self { scenario: scenario.to_owned(), title: title.to_owned(), ..Self::default() }
+    pub fn new(scenario: &str, title: &str, transport: &str) -> Self {
+        Self {
+            scenario: scenario.to_owned(),
+            title: title.to_owned(),
+            transport: transport.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// Notes a figure of the scenario's own.

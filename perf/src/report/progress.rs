@@ -36,7 +36,7 @@ impl Progress {
         progress
     }
 
-    /// Enters a phase. Its length is unknown until [`Progress::done`] says it.
+    /// Enters a phase of unknown length.
     pub fn phase(&self, name: &str) {
         self.bar.unset_length();
         self.style(SPINNER);
@@ -44,17 +44,21 @@ impl Progress {
         self.bar.set_message(name.to_owned());
     }
 
-    /// How far the phase is: `position` connections, messages, milliseconds of `of`.
-    pub fn done(&self, position: usize, of: usize) {
-        if self.bar.length().is_none() {
-            self.style(BAR);
-        }
-        self.bar.set_length(of.max(1) as u64);
-        self.bar.set_position(position.min(of) as u64);
+    /// Enters a phase that ends when [`Progress::done`] says `of`: connections, messages, milliseconds.
+    pub fn phase_of(&self, name: &str, of: u64) {
+        self.phase(name);
+        self.bar.set_length(of.max(1));
+        self.bar.set_position(0);
+        self.style(BAR);
+    }
+
+    /// How far a phase of known length is.
+    pub fn done(&self, position: u64) {
+        self.bar.set_position(position);
     }
 
     /// What there is at this moment: connections that stand, and events delivered since the start.
-    pub fn counts(&self, connected: u64, delivered: u64) {
+    pub fn update(&self, connected: u64, delivered: u64) {
         let (at, before) = self.from.get();
         let span = at.elapsed();
         if span >= RATE_SPAN {
@@ -102,10 +106,10 @@ mod tests {
     #[test]
     fn a_line_goes_through_its_phases_without_a_terminal() {
         let progress = Progress::new("direct");
-        progress.phase("connecting");
-        progress.done(50, 100);
+        progress.phase_of("connecting", 100);
+        progress.done(50);
         assert_eq!((progress.bar.position(), progress.bar.length()), (50, Some(100)));
-        progress.counts(50, 10);
+        progress.update(50, 10);
         assert!(progress.bar.message().starts_with("connecting: 50 connected"));
         progress.phase("settling");
         assert_eq!(progress.bar.length(), None);
