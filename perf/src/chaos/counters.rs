@@ -56,6 +56,8 @@ pub struct Counters {
     pub flows_ended: u64,
     /// Flows and datagrams refused because a bound was reached: such a run measures the proxy.
     pub refused: u64,
+    /// Datagrams that the kernel dropped because the proxy did not read in time. Known when it has been stopped.
+    pub kernel_dropped: u64,
     /// Address changes of UDP flows.
     pub address_changes: u64,
     /// TCP connections that an address change cut.

@@ -194,11 +194,16 @@ impl Proxy {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
             let now = self.began.elapsed();
-            if self.happen(now) == Ends::Yes {
+            let ends = self.happen(now);
+            if ends == Ends::No {
+                self.turn(now);
+            } else {
+                self.counters.kernel_dropped = self.udp.kernel_dropped();
+            }
+            *self.published.lock().unwrap_or_else(PoisonError::into_inner) = self.counters;
+            if ends == Ends::Yes {
                 return Ok(());
             }
-            self.turn(now);
-            *self.published.lock().unwrap_or_else(PoisonError::into_inner) = self.counters;
             match self.poll.poll(&mut events, Some(self.wait())) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 Ok(()) | Err(_) => self.pending.extend(events.iter().map(|event| Place::of(event.token()))),

@@ -1,7 +1,7 @@
 //! The UDP side: one upstream socket for each client address, as a NAT has, and a line of datagrams that wait for their moment.
 //! Reads one datagram at a time without GRO, so that each meets its own fate. ECN marks do not survive, as on many paths.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -186,6 +186,17 @@ impl UdpSide {
         self.digest
     }
 
+    /// Datagrams that came to one of these sockets and found its buffer full. Unknown (0) where there is no `/proc`.
+    pub(super) fn kernel_dropped(&self) -> u64 {
+        let upstreams = self.flows.values().map(|flow| &flow.upstream);
+        let ports = upstreams.chain([&self.listener]).filter_map(|socket| Some(socket.local_addr().ok()?.port()));
+        let ports: BTreeSet<u16> = ports.collect();
+        let table = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let tables = ["/proc/self/net/udp", "/proc/self/net/udp6"].map(table);
+        let sockets = tables.iter().flat_map(|table| table.lines().filter_map(dropped));
+        sockets.filter(|(port, _)| ports.contains(port)).map(|(_, dropped)| dropped).sum()
+    }
+
     fn flow_of(&mut self, client: SocketAddr, turn: &mut Turn<'_>) -> Option<usize> {
         if let Some(flow) = self.by_client.get(&client) {
             return Some(*flow);
@@ -233,6 +244,13 @@ impl Flow {
     }
 }
 
+/// Local port and drops of one line of the kernel's table: `sl local_address ... drops`, the port in hexadecimal.
+fn dropped(line: &str) -> Option<(u16, u64)> {
+    let mut words = line.split_whitespace();
+    let (_address, port) = words.nth(1)?.rsplit_once(':')?;
+    Some((u16::from_str_radix(port, 16).ok()?, words.last()?.parse().ok()?))
+}
+
 /// Whether a read that failed means that there is nothing more. A datagram that nobody took is reported by the next read.
 fn stops(error: &io::Error, counters: &mut Counters) -> bool {
     if error.kind() == io::ErrorKind::WouldBlock {
@@ -268,4 +286,16 @@ fn upstream(server: SocketAddr, registry: &Registry, token: Token) -> io::Result
     socket.connect(server)?;
     registry.register(&mut socket, token, Interest::READABLE)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_table_names_port_and_drops() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n \
+                     1101: 0100007F:1D13 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 77581 2 ffff8881 42";
+        assert_eq!(table.lines().filter_map(dropped).collect::<Vec<_>>(), [(7_443, 42)]);
+    }
 }
