@@ -8,6 +8,9 @@ const SWARM_SEEDS: &str = "200";
 /// Rounds of the kill test in each run; by hand it does 20 and more.
 const KILL_ROUNDS: &str = "4";
 
+/// Tests of the shards on glommio: what every driver must do, stock clients on the loopback, and the real binary with two shards.
+const GLOMMIO_TESTS: [&str; 5] = ["--", "runtime::", "quic::", "websocket::", "glommio_two_shards::"];
+
 /// Runs all of it.
 ///
 /// # Errors
@@ -16,10 +19,15 @@ pub(crate) fn all(_words: &[String]) -> Result<(), String> {
     run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
     tidy::run()?;
     run("clippy", &mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let glommio = ["--package", "tern-edge", "--features", "glommio"];
+    let lints = [&["clippy"], &glommio[..], &["--all-targets", "--", "-D", "warnings"]].concat();
+    run("clippy, with glommio", &mut cargo(&lints))?;
     let mut docs = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
     run("documents", docs.env("RUSTDOCFLAGS", "-D warnings"))?;
     run("swarm", &mut cargo(&["xtask", "swarm", "--seeds", SWARM_SEEDS]))?;
     run("kill test", &mut cargo(&["xtask", "kill-test", "--rounds", KILL_ROUNDS]))?;
     run("benches, once", &mut cargo(&["test", "--package", "tern-bench", "--benches"]))?;
+    let tests = [&["test", "--lib", "--test", "shards", "--test", "process"], &glommio[..], &GLOMMIO_TESTS].concat();
+    run("tests, with glommio", &mut cargo(&tests))?;
     run_tests("tests", &mut cargo(&["test", "--workspace"]))
 }

@@ -74,7 +74,7 @@ pub(super) const KEYS: &[Key] = &[
     key("listen", Kind::Address),
     key("data_dir", Kind::Text(4096)),
     key("shards", Kind::Count(0, 64)),
-    key("driver", Kind::Choice(&["auto", "io_uring", "epoll"])),
+    key("driver", Kind::Choice(&["auto", "io_uring", "epoll", "glommio"])),
     key("pin", Kind::Switch),
     key("drain_spread", Kind::Span(ms(0), s(600))),
     key("drain_timeout", Kind::Span(ms(0), s(3600))),

@@ -88,6 +88,8 @@ pub enum DriverChoice {
     IoUring,
     /// epoll.
     Epoll,
+    /// glommio; only in a build that has it.
+    Glommio,
 }
 
 /// The listener for the operator.
@@ -198,6 +200,7 @@ impl Config {
             driver: match layers.text("driver").as_str() {
                 "io_uring" => DriverChoice::IoUring,
                 "epoll" => DriverChoice::Epoll,
+                "glommio" => DriverChoice::Glommio,
                 _ => DriverChoice::Auto,
             },
             pin: layers.switch("pin"),
@@ -238,6 +241,12 @@ impl ProcessConfig {
             return conflict(
                 "limits.outbox_ephemeral_max must be below limits.outbox_live_max, and that below limits.outbox_close_max: \
                  a slow reader first loses typing, then live delivery, then the connection",
+            );
+        }
+        if self.driver == DriverChoice::Glommio && !cfg!(feature = "glommio") {
+            return conflict(
+                "driver = \"glommio\" is not in this build; to compare runtimes, build one that has it: \
+                 cargo build --release -p tern-edge --features glommio",
             );
         }
         let store = &self.store;

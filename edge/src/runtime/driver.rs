@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use std::{fmt, future, io};
 
+use super::local::{Local, Sleep, Source};
 use super::tcp::{Readiness, Tcp};
 use crate::slots::Key;
 
@@ -34,12 +35,13 @@ pub(crate) struct Woken {
 
 /// Waits for one shard's sources.
 pub(crate) struct Driver {
-    udp: Rc<monoio::net::udp::UdpSocket>,
+    local: Local,
+    udp: Rc<Source>,
     udp_read: Watch,
     udp_write: Watch,
-    bell: Rc<monoio::net::udp::UdpSocket>,
+    bell: Rc<Source>,
     bell_read: Watch,
-    sleep: Pin<Box<monoio::time::Sleep>>,
+    sleep: Sleep,
     /// When `sleep` fires. Moved only to earlier; it fires for nothing rather than be armed for each packet.
     sleep_until: Instant,
     tcp: Rc<TcpQueue>,
@@ -54,7 +56,7 @@ struct TcpQueue {
 
 /// A readiness future, if one is in flight.
 #[derive(Default)]
-struct Watch(Option<Pin<Box<dyn Future<Output = io::Result<()>>>>>);
+struct Watch(Option<Pin<Box<dyn Future<Output = ()>>>>);
 
 /// Far enough that nothing depends on it.
 const FAR: Duration = Duration::from_secs(24 * 3600);
@@ -62,16 +64,16 @@ const FAR: Duration = Duration::from_secs(24 * 3600);
 impl Driver {
     /// Watches a shard's UDP socket and bell. Only inside of `Runtime::block_on`.
     pub(crate) fn new(udp: &UdpSocket, bell: &impl AsFd, now: Instant) -> io::Result<Self> {
-        let watch = |fd: std::os::fd::OwnedFd| monoio::net::udp::UdpSocket::from_std(fd.into()).map(Rc::new);
+        let local = Local::current();
         let sleep_until = now + FAR;
         Ok(Self {
-            udp: watch(udp.as_fd().try_clone_to_owned()?)?,
+            local,
+            udp: Rc::new(local.source(udp.as_fd().try_clone_to_owned()?)?),
             udp_read: Watch::default(),
             udp_write: Watch::default(),
-            // An event counter, not a socket: all that is asked of it is readiness, which is the same for both.
-            bell: watch(bell.as_fd().try_clone_to_owned()?)?,
+            bell: Rc::new(local.source(bell.as_fd().try_clone_to_owned()?)?),
             bell_read: Watch::default(),
-            sleep: Box::pin(monoio::time::sleep_until(sleep_until.into())),
+            sleep: local.sleep(sleep_until),
             sleep_until,
             tcp: Rc::default(),
         })
@@ -83,23 +85,19 @@ impl Driver {
             && until < self.sleep_until
         {
             self.sleep_until = until;
-            self.sleep.as_mut().reset(until.into());
+            self.sleep.reset(until);
         }
         future::poll_fn(|cx| self.poll_wait(cx, interest)).await
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>, interest: UdpInterest) -> Poll<Woken> {
-        let udp = &self.udp;
-        let read =
-            interest.read && self.udp_read.poll(cx, || Rc::clone(udp), |udp| async move { udp.readable(false).await });
-        let write = interest.write
-            && self.udp_write.poll(cx, || Rc::clone(udp), |udp| async move { udp.writable(false).await });
-        let bell = &self.bell;
-        let rung = self.bell_read.poll(cx, || Rc::clone(bell), |bell| async move { bell.readable(false).await });
-        let slept = self.sleep.as_mut().poll(cx).is_ready();
+        let read = interest.read && self.udp_read.poll(cx, &self.udp, Readiness::Read);
+        let write = interest.write && self.udp_write.poll(cx, &self.udp, Readiness::Write);
+        let rung = self.bell_read.poll(cx, &self.bell, Readiness::Read);
+        let slept = self.sleep.poll(cx);
         if slept {
             self.sleep_until += FAR;
-            self.sleep.as_mut().reset(self.sleep_until.into());
+            self.sleep.reset(self.sleep_until);
         }
         let tcp = !self.tcp.ready.borrow().is_empty();
         if read || write || rung || slept || tcp {
@@ -111,14 +109,14 @@ impl Driver {
 
     /// Takes a socket over from another thread's runtime.
     pub(crate) fn adopt(&self, socket: TcpStream) -> io::Result<Tcp> {
-        Tcp::new(socket)
+        Tcp::new(socket, self.local)
     }
 
     /// Reports once, under this key, when the socket is ready. Does nothing if it is watched for this already.
     pub(crate) fn watch(&self, tcp: &Tcp, readiness: Readiness, key: Key) {
         let Some(waiter) = tcp.arm(readiness) else { return };
         let queue = Rc::clone(&self.tcp);
-        monoio::spawn(async move {
+        self.local.spawn(async move {
             let readiness = waiter.wait().await;
             queue.ready.borrow_mut().push((key, readiness));
             if let Some(shard) = queue.shard.borrow_mut().take() {
@@ -135,12 +133,11 @@ impl Driver {
 
 impl Watch {
     /// Whether it has fired; arms it first if nothing is in flight.
-    fn poll<S, F>(&mut self, cx: &mut Context<'_>, socket: impl FnOnce() -> S, arm: impl FnOnce(S) -> F) -> bool
-    where
-        F: Future<Output = io::Result<()>> + 'static,
-    {
-        let watch = self.0.get_or_insert_with(|| Box::pin(arm(socket())));
-        // An error counts as ready: the next receive says which.
+    fn poll(&mut self, cx: &mut Context<'_>, source: &Rc<Source>, readiness: Readiness) -> bool {
+        let watch = self.0.get_or_insert_with(|| {
+            let source = Rc::clone(source);
+            Box::pin(async move { source.ready(readiness).await })
+        });
         let ready = watch.as_mut().poll(cx).is_ready();
         if ready {
             self.0 = None;

@@ -144,6 +144,7 @@ fn start_node(
                 DriverChoice::Auto => DriverKind::Auto,
                 DriverChoice::IoUring => DriverKind::IoUring,
                 DriverChoice::Epoll => DriverKind::Epoll,
+                DriverChoice::Glommio => DriverKind::Glommio,
             },
             pin: process.pin,
         };

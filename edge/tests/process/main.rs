@@ -1,4 +1,4 @@
-//! The real binary, over the real network stack, as its users meet it: in io_uring and in epoll mode, with one shard and with two.
+//! The real binary, over the real network stack, as its users meet it: with each driver, with one shard and with two.
 //! Loopback only; every server is killed when its test ends.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -13,6 +13,10 @@ macro_rules! everywhere {
         mod io_uring_one_shard { $(#[test] fn $name() { $test(crate::site::Mode { driver: "io_uring", shards: 1 }); })+ }
         mod io_uring_two_shards { $(#[test] fn $name() { $test(crate::site::Mode { driver: "io_uring", shards: 2 }); })+ }
         mod epoll_one_shard { $(#[test] fn $name() { $test(crate::site::Mode { driver: "epoll", shards: 1 }); })+ }
+        #[cfg(feature = "glommio")]
+        mod glommio_one_shard { $(#[test] fn $name() { $test(crate::site::Mode { driver: "glommio", shards: 1 }); })+ }
+        #[cfg(feature = "glommio")]
+        mod glommio_two_shards { $(#[test] fn $name() { $test(crate::site::Mode { driver: "glommio", shards: 2 }); })+ }
         mod epoll_two_shards { $(#[test] fn $name() { $test(crate::site::Mode { driver: "epoll", shards: 2 }); })+ }
     };
 }

@@ -13,7 +13,7 @@ const WORLD: ConversationId = ConversationId::WORLD;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_reaches_a_session_on_another_shard_with_either_driver() {
-    for driver in DRIVERS {
+    for &driver in DRIVERS {
         let world = World::new(2, driver).await;
         assert!(driver == DriverKind::Auto || world.node.driver() == driver);
         let (ada, bob) = (world.person("ada").await, world.person("bob").await);
@@ -71,7 +71,7 @@ async fn packets_reach_the_shard_that_the_client_chose_also_from_another_port() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_frames_and_large_ones_arrive_whole_and_once() {
-    for driver in DRIVERS {
+    for &driver in DRIVERS {
         let world = World::new(2, driver).await;
         let (ada, bob) = (world.person("ada").await, world.person("bob").await);
         let mut ada = Client::enter(&world, ada, Some(ShardId::from_raw(0))).await;
@@ -171,7 +171,7 @@ async fn early_data_says_hello_and_a_message_in_it_waits_for_the_handshake() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_tells_every_session_why() {
-    for driver in DRIVERS {
+    for &driver in DRIVERS {
         let world = World::new(2, driver).await;
         let person = world.person("ada").await;
         let clients = [
@@ -261,7 +261,7 @@ async fn a_storm_of_handshakes_proves_its_address_and_comes_in() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_nothing_to_do_sleeps() {
-    for driver in DRIVERS {
+    for &driver in DRIVERS {
         let world = World::new(2, driver).await;
         let person = world.person("ada").await;
         let _client = Client::enter(&world, person, None).await;
@@ -281,7 +281,7 @@ async fn a_node_with_nothing_to_do_sleeps() {
 async fn a_crowd_hears_every_message_once_and_in_order() {
     const PEOPLE: usize = 24;
     const MESSAGES: usize = 20;
-    for driver in DRIVERS {
+    for &driver in DRIVERS {
         let world = World::new(3, driver).await;
         let mut crowd = Vec::new();
         for n in 0..PEOPLE {

@@ -112,7 +112,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handed_over_session_goes_on_with_either_driver() {
-    for driver in DRIVERS {
+    for &driver in DRIVERS {
         let world = World::new(2, driver).await;
         let person = world.person("ada").await;
         for shard in [0, 1].map(ShardId::from_raw) {
@@ -191,7 +191,7 @@ async fn each_offence_has_its_close_code() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_socket_that_vanishes_is_forgotten() {
-    for driver in DRIVERS {
+    for &driver in DRIVERS {
         let world = World::new(1, driver).await;
         let sockets: Vec<_> = (0..20).map(|_| upgrade(&world, ShardId::from_raw(0), Early::Nothing)).collect();
         until("open", || world.total(|shard| shard.websocket_connections) == 20).await;
@@ -203,7 +203,7 @@ async fn a_socket_that_vanishes_is_forgotten() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_tells_a_websocket_why() {
-    for driver in DRIVERS {
+    for &driver in DRIVERS {
         let world = World::new(1, driver).await;
         let person = world.person("ada").await;
         let mut socket = upgrade(&world, ShardId::from_raw(0), Early::Nothing);
@@ -221,7 +221,7 @@ async fn stopping_tells_a_websocket_why() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_read_does_not_stop_the_others() {
-    for driver in DRIVERS {
+    for &driver in DRIVERS {
         let world = World::new(1, driver).await;
         let person = world.person("ada").await;
         let mut deaf = upgrade(&world, ShardId::from_raw(0), Early::Nothing);

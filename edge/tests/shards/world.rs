@@ -153,5 +153,11 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Both drivers: everything that a client can see must be the same with each. The first is epoll too where io_uring is forbidden.
-pub(crate) const DRIVERS: [DriverKind; 2] = [DriverKind::Auto, DriverKind::Epoll];
+/// All drivers of this build: everything that a client can see must be the same with each. The first is epoll too where io_uring is
+/// forbidden.
+pub(crate) const DRIVERS: &[DriverKind] = &[
+    DriverKind::Auto,
+    DriverKind::Epoll,
+    #[cfg(feature = "glommio")]
+    DriverKind::Glommio,
+];

@@ -96,6 +96,14 @@ fn mistakes_name_key_value_range_and_the_nearest_key() {
     assert!(fault_of("[http]\norigins = [\"*\"]").contains("scheme://host"));
 }
 
+#[cfg(not(feature = "glommio"))]
+#[test]
+fn a_runtime_that_is_not_in_this_build_says_how_to_get_it() {
+    expect_test::expect![[r#"
+        driver = "glommio" is not in this build; to compare runtimes, build one that has it: cargo build --release -p tern-edge --features glommio"#]]
+    .assert_eq(&fault_of("driver = \"glommio\""));
+}
+
 #[test]
 fn environment_variables_are_checked_like_keys() {
     let text = environment("TERN_LIMITS__FRAME_PER_SECOND", "5").unwrap_err().to_string();
