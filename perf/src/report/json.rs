@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use super::Outcome;
+use super::{Outcome, folder};
 use crate::measure::Machine;
 
 /// Nanoseconds in a microsecond.
@@ -51,6 +51,23 @@ pub fn to_json(machine: &Machine, outcome: &Outcome) -> Value {
         "pressure": outcome.pressure,
         "notes": outcome.notes,
     })
+}
+
+/// All outcomes of a run: the object of the only one, or one object with all of them under `outcomes`. Each has the `name` that its files
+/// begin with.
+#[must_use]
+pub fn to_json_all(machine: &Machine, outcomes: &[Outcome]) -> Value {
+    let named = outcomes.iter().zip(folder::names(outcomes)).map(|(outcome, name)| {
+        let mut object = to_json(machine, outcome);
+        object["name"] = Value::from(name);
+        object
+    });
+    let mut objects: Vec<Value> = named.collect();
+    if objects.len() == 1 {
+        return objects.remove(0);
+    }
+    let verdict = outcomes.iter().map(Outcome::verdict).max();
+    json!({ "commit": machine.commit, "machine": machine, "verdict": verdict, "outcomes": objects })
 }
 
 /// Percentiles, mean, deviation and count of a histogram of nanoseconds. Unit: microseconds.

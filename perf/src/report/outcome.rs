@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::{Pressure, ThreadUse, UdpDrops, Usage};
 
+/// The latency that is the generator's own: how late it began what was due.
+pub(super) const LATENESS: &str = "lateness";
 /// Microseconds in a second.
 const MICROS: f64 = 1e6;
 
@@ -56,6 +58,8 @@ pub struct Outcome {
     pub ratio_what: String,
     /// The scenario's own figures by name.
     pub figures: BTreeMap<String, Figure>,
+    /// Name of the figure that stands for the run where there is one line for it; empty: the first.
+    pub headline: String,
     /// Plots of the scenario's own (memory by connections) and over time.
     pub series: Vec<Plot>,
     /// What the neighbours did.
@@ -158,8 +162,8 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Whether an outcome counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Whether an outcome counts. In order of gravity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Every check held, and the machine was ours.
@@ -221,6 +225,20 @@ impl Outcome {
         } else {
             Verdict::Clean
         }
+    }
+
+    /// Latencies that something was recorded for; what the generator says of itself comes last.
+    pub fn latencies(&self) -> impl Iterator<Item = (&String, &Histogram<u64>)> {
+        let own = |name: &str| name == LATENESS;
+        let (servers, owns) = (self.latency.iter(), self.latency.iter());
+        let all = servers.filter(move |(name, _)| !own(name)).chain(owns.filter(move |(name, _)| own(name)));
+        all.filter(|(_, times)| !times.is_empty())
+    }
+
+    /// The figure that stands for the run in a line: the one that `headline` names, else the first.
+    #[must_use]
+    pub fn headline(&self) -> Option<&Figure> {
+        self.figures.get(&self.headline).or_else(|| self.figures.values().next())
     }
 
     /// Bytes that clients received per delivered event.
