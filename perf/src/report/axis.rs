@@ -16,6 +16,8 @@ pub(super) enum Scale {
     Linear,
     /// By powers of ten.
     Log,
+    /// Milliseconds by powers of ten, labelled in the unit that fits.
+    Time,
     /// `1/(1-p)` by powers of ten, labelled with p in percent.
     Percentile,
 }
@@ -42,8 +44,8 @@ impl Axis {
             Scale::Linear => {
                 Self::linear(if from_zero { low.min(0.0) } else { low }, if from_zero { high.max(0.0) } else { high })
             }
-            Scale::Log | Scale::Percentile if empty => Self::log(1.0, 10.0, scale),
-            Scale::Log | Scale::Percentile => Self::log(low, high, scale),
+            Scale::Log | Scale::Time | Scale::Percentile if empty => Self::log(1.0, 10.0, scale),
+            Scale::Log | Scale::Time | Scale::Percentile => Self::log(low, high, scale),
         }
     }
 
@@ -56,7 +58,7 @@ impl Axis {
     pub(super) fn place(&self, value: f64) -> f64 {
         let on = |value: f64| match self.scale {
             Scale::Linear => value,
-            Scale::Log | Scale::Percentile => value.max(f64::MIN_POSITIVE).log10(),
+            Scale::Log | Scale::Time | Scale::Percentile => value.max(f64::MIN_POSITIVE).log10(),
         };
         ((on(value) - on(self.low)) / (on(self.high) - on(self.low))).clamp(0.0, 1.0)
     }
@@ -75,7 +77,7 @@ impl Axis {
         let top = decade(high);
         let bottom = decade(low).max(top - DECADES_MAX);
         let steps: &[f64] =
-            if scale == Scale::Log && top - bottom <= DECADES_WITH_STEPS { &[1.0, 2.0, 5.0] } else { &[1.0] };
+            if scale != Scale::Percentile && top - bottom <= DECADES_WITH_STEPS { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let values = (bottom..=top + 1).flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)));
         let values: Vec<f64> = values.collect();
         // The narrowest pair of ticks around the data.
@@ -83,7 +85,11 @@ impl Axis {
         let to =
             values.iter().position(|value| *value >= high * (1.0 - 1e-9)).unwrap_or(values.len() - 1).max(from + 1);
         let held: Vec<f64> = values.into_iter().skip(from).take(to - from + 1).collect();
-        let label = |value: f64| if scale == Scale::Percentile { percentile(value) } else { words::tick(value) };
+        let label = |value: f64| match scale {
+            Scale::Percentile => percentile(value),
+            Scale::Time => words::micros(value * 1e3),
+            Scale::Linear | Scale::Log => words::tick(value),
+        };
         let ends = (held.first().copied().unwrap_or(1.0), held.last().copied().unwrap_or(10.0));
         Self { low: ends.0, high: ends.1, scale, ticks: held.into_iter().map(|value| (value, label(value))).collect() }
     }
@@ -136,6 +142,8 @@ mod tests {
         let wide = Axis::holding([0.09, 1_000.0].into_iter(), Scale::Log, false);
         assert_eq!(labels(&wide), ["0.01", "0.1", "1", "10", "100", "1k"]);
         assert!((wide.place(1.0) - 0.4).abs() < 1e-9);
+        let times = Axis::holding([0.02, 3_000.0].into_iter(), Scale::Time, false);
+        assert_eq!(labels(&times), ["10 µs", "100 µs", "1 ms", "10 ms", "100 ms", "1 s", "10 s"]);
     }
 
     #[test]

@@ -23,6 +23,8 @@ const FINE: i32 = 8;
 const FONT: i32 = 13;
 /// What the library divides font sizes by (plotters-svg 0.3.7, `draw_text`).
 const FONT_DIVISOR: f64 = 1.24;
+/// Longest label of the right end that is centred below it. Unit: letters.
+const LABEL_CENTRED_MAX: usize = 5;
 /// Points of a line; of more, every n-th is drawn.
 const POINTS_MAX: usize = 600;
 /// Lines with at most so many points have a dot at each.
@@ -62,7 +64,7 @@ pub(super) fn svg(plot: &Plot) -> io::Result<String> {
 /// # Errors
 /// When the library cannot draw it.
 pub(super) fn percentile_svg(plot: &Plot) -> io::Result<String> {
-    draw(plot, Scale::Percentile, Scale::Log)
+    draw(plot, Scale::Percentile, Scale::Time)
 }
 
 /// The plot of these histograms of nanoseconds by percentile. Unit: milliseconds.
@@ -73,7 +75,7 @@ pub(super) fn percentiles<'a>(latency: impl Iterator<Item = (&'a String, &'a His
     Plot {
         title: "Latency by percentile".to_owned(),
         x_label: "percentile".to_owned(),
-        y_label: "milliseconds".to_owned(),
+        y_label: "from the intended time".to_owned(),
         log_x: true,
         log_y: true,
         lines: lines.collect(),
@@ -116,7 +118,7 @@ fn draw(plot: &Plot, x_scale: Scale, y_scale: Scale) -> io::Result<String> {
 /// Grid, ticks and labels.
 fn frame(area: &Area<'_>, plot: &Plot, x: &Axis, y: &Axis) -> io::Result<()> {
     let grid = ShapeStyle { color: GRID.to_rgba(), filled: false, stroke_width: 8 };
-    let (gap, bottom) = (6 * FINE, place(0.0, 0.0).1);
+    let (gap, bottom) = (8 * FINE, place(0.0, 0.0).1);
     for (value, label) in &y.ticks {
         let (left, right) = (place(0.0, y.place(*value)), place(1.0, y.place(*value)));
         area.draw(&PathElement::new(vec![left, right], grid)).map_err(failed)?;
@@ -126,7 +128,10 @@ fn frame(area: &Area<'_>, plot: &Plot, x: &Axis, y: &Axis) -> io::Result<()> {
     for (value, label) in &x.ticks {
         let (low, high) = (place(x.place(*value), 0.0), place(x.place(*value), 1.0));
         area.draw(&PathElement::new(vec![low, high], grid)).map_err(failed)?;
-        area.draw(&Text::new(label.as_str(), (low.0, bottom + gap), ink(HPos::Center, VPos::Top))).map_err(failed)?;
+        // A long label at the end of the axis would not fit on the picture.
+        let last = low.0 >= place(1.0, 0.0).0 && label.len() > LABEL_CENTRED_MAX;
+        let (at, side) = if last { (SIZE.0 * FINE, HPos::Right) } else { (low.0, HPos::Center) };
+        area.draw(&Text::new(label.as_str(), (at, bottom + gap), ink(side, VPos::Top))).map_err(failed)?;
     }
     let middle = (place(0.5, 0.0).0, SIZE.1 * FINE - gap);
     area.draw(&Text::new(plot.x_label.as_str(), middle, ink(HPos::Center, VPos::Bottom))).map_err(failed)

@@ -70,12 +70,13 @@ fn header(machine: &Machine, outcomes: &[Outcome]) -> String {
         vec!["Measured with a debug build of the generator, which is several times slower: use --release.".to_owned()]
     };
     format!(
-        "<header class=\"{}\">\n<p class=\"brand\">Tern performance report</p>\n<h1>{} {}</h1>\n{}{}</header>\n{}",
+        "<header class=\"{}\">\n<p class=\"brand\">Tern performance report</p>\n<h1>{} {}</h1>\n{}{}{}</header>\n{}",
         class(verdict),
         escape(&what(outcomes)),
         badge(verdict),
         element("p", "verdict", sentence),
         element("p", "stamp", &line),
+        folded("How to read this report", &guide()),
         callout("warn", "Not a release build", &debug),
     )
 }
@@ -90,13 +91,12 @@ fn what(outcomes: &[Outcome]) -> String {
 fn summary(outcomes: &[Outcome], names: &[String]) -> String {
     let heads = [
         "scenario",
-        "transport",
         "result",
         "delivered",
-        "send to ack, p50",
-        "p99",
-        "send to delivery, p50",
-        "p99",
+        "ack p50",
+        "ack p99",
+        "delivery p50",
+        "delivery p99",
         "server CPU / delivery",
         "ratio to floor",
         "key figure",
@@ -116,12 +116,12 @@ fn summary(outcomes: &[Outcome], names: &[String]) -> String {
             });
             vec![
                 Cell::Markup(format!(
-                    "<a href=\"#{}\">{}</a><small>{}</small>",
+                    "<a href=\"#{}\">{}{}</a><small>{}</small>",
                     escape(name),
                     escape(&outcome.scenario),
+                    escape(&section::over(outcome)),
                     escape(&outcome.title)
                 )),
-                Cell::Words(outcome.transport.clone()),
                 Cell::Markup(badge(outcome.verdict())),
                 Cell::Number(words::count(outcome.delivered)),
                 at("send_to_ack", 0.5),
@@ -134,7 +134,7 @@ fn summary(outcomes: &[Outcome], names: &[String]) -> String {
             ]
         })
         .collect();
-    format!("<section>\n<h2>All runs</h2>\n{}</section>\n", table(&heads, &rows))
+    format!("<section class=\"runs\">\n<h2>All runs</h2>\n{}</section>\n", table(&heads, &rows))
 }
 
 fn environment(machine: &Machine) -> String {
@@ -151,7 +151,7 @@ fn environment(machine: &Machine) -> String {
         ("taken".to_owned(), machine.date()),
     ];
     pairs.extend(machine.sysctls.iter().map(|(name, value)| (name.clone(), value.clone())));
-    format!("<section>\n<h2>Machine</h2>\n{}{}</section>\n", list(&pairs), folded("How to read this report", &guide()))
+    format!("<section>\n<h2>Machine</h2>\n<div class=\"narrow\">{}</div>\n</section>\n", list(&pairs))
 }
 
 fn guide() -> String {
