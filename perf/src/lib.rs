@@ -5,6 +5,7 @@
 pub mod accounts;
 pub mod chaos;
 pub mod child;
+pub mod cli;
 pub mod fleet;
 pub mod ledger;
 pub mod load;

@@ -1,3 +1,7 @@
-//! `tern-perf`: measures a Tern server from outside. Reads the command line, runs one scenario, writes what came of it.
+//! `tern-perf`: measures a Tern server from outside. All of it is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tern_perf::cli::run()
+}

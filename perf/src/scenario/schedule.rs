@@ -20,23 +20,23 @@ pub enum Pace {
 
 /// What one worker does of a schedule that all workers share.
 #[derive(Debug, Clone, Copy)]
-pub struct Share {
+pub(super) struct Share {
     /// This worker.
-    pub worker: usize,
+    pub(super) worker: usize,
     /// How many there are.
-    pub workers: usize,
+    pub(super) workers: usize,
 }
 
 impl Share {
     /// Whether a peer belongs to this worker.
     #[must_use]
-    pub const fn has(self, peer: u32) -> bool {
+    pub(super) const fn has(self, peer: u32) -> bool {
         peer as usize % self.workers == self.worker
     }
 }
 
 /// Arrivals at a rate until a moment; what each one does is asked of `make`.
-pub struct Steady<F> {
+pub(super) struct Steady<F> {
     next: Instant,
     until: Instant,
     /// Mean time between two arrivals. Unit: seconds.
@@ -50,7 +50,7 @@ pub struct Steady<F> {
 impl<F: FnMut(u64, &mut ChaCha8Rng) -> (PeerId, Action) + Send> Steady<F> {
     /// `rate` arrivals a second from `start` on for `length`. `make` is given the number of each, from 0.
     #[must_use]
-    pub fn new(start: Instant, length: Duration, rate: f64, pace: Pace, seed: u64, make: F) -> Self {
+    pub(super) fn new(start: Instant, length: Duration, rate: f64, pace: Pace, seed: u64, make: F) -> Self {
         let gap = if rate > 0.0 { 1.0 / rate } else { f64::INFINITY };
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         // Schedules of several workers must not beat in time.
@@ -80,7 +80,7 @@ impl<F: FnMut(u64, &mut ChaCha8Rng) -> (PeerId, Action) + Send> Workload for Ste
 }
 
 /// The same action for each peer of a list, at a rate.
-pub struct Each {
+pub(super) struct Each {
     at: Instant,
     gap: f64,
     left: std::vec::IntoIter<PeerId>,
@@ -91,7 +91,7 @@ pub struct Each {
 impl Each {
     /// `rate` peers a second in all from `start` on; those of this worker only, each at its place in the whole. Rate 0: all at once.
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         start: Instant,
         rate: f64,
         share: Share,
@@ -114,35 +114,17 @@ impl Workload for Each {
     }
 }
 
-/// A list of arrivals that is already known.
-pub struct Script(std::vec::IntoIter<Arrival>);
-
-impl Script {
-    /// In the order of time.
-    #[must_use]
-    pub fn new(mut arrivals: Vec<Arrival>) -> Self {
-        arrivals.sort_by_key(|arrival| arrival.at);
-        Self(arrivals.into_iter())
-    }
-}
-
-impl Workload for Script {
-    fn next(&mut self) -> Option<Arrival> {
-        self.0.next()
-    }
-}
-
 /// Sizes of groups as they are in life: many small ones, few big ones.
 ///
 /// # Source
 /// Zipf's law with exponent 1; the largest is given, the k-th has `largest / k` members, never less than `smallest`.
 #[must_use]
-pub fn zipf_sizes(groups: usize, largest: usize, smallest: usize) -> Vec<usize> {
+pub(super) fn zipf_sizes(groups: usize, largest: usize, smallest: usize) -> Vec<usize> {
     (1..=groups).map(|rank| (largest / rank).max(smallest)).collect()
 }
 
 /// `count` different numbers below `limit`, seeded.
-pub fn distinct(random: &mut impl Rng, count: usize, limit: u32) -> Vec<u32> {
+pub(super) fn distinct(random: &mut impl Rng, count: usize, limit: u32) -> Vec<u32> {
     rand::seq::index::sample(random, limit as usize, count.min(limit as usize))
         .into_iter()
         .map(|index| u32::try_from(index).unwrap_or(u32::MAX))

@@ -1,0 +1,223 @@
+//! What each thing that people do costs a server, one kind at a time on the same quiet server: the numbers that a forecast is made of.
+//! Each cost is taken in several slices, so that its spread is known too.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::options::Options;
+use super::room::{Room, all, open_directs};
+use super::schedule::{Pace as SchedulePace, Share, Steady};
+use super::stage::{Failure, Measured, Stage, Window, histogram, soon};
+use crate::fleet::{Action, Fleet, PeerId, Request, Tally};
+use crate::measure::Pace;
+use crate::report::Progress;
+
+/// Clients of the calibration; the first ones are the group's members.
+const CLIENTS: usize = 600;
+/// Members of its group: few enough that typing is shown to all.
+const MEMBERS: usize = 60;
+/// Slices of each cost. Unit: slices.
+const SLICES: u32 = 5;
+/// How long each slice is. Unit: time.
+const SLICE: Duration = Duration::from_millis(1500);
+/// Direct messages a second: a load at which turns are shared as they are in a busy hour.
+const RATE: f64 = 600.0;
+/// Messages a second to the group: as many deliveries as direct messages, times four.
+const GROUP_RATE: f64 = 40.0;
+/// Connections a second that are lost and resumed.
+const RESUME_RATE: f64 = 60.0;
+
+/// What a server spends. CPU in microseconds, memory in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Costs {
+    /// A message: received, made durable, acknowledged.
+    pub(super) message_us: f64,
+    /// One delivery of it, with the receiver's acknowledgement.
+    pub(super) delivery_us: f64,
+    /// A read cursor that moves: durable and acknowledged.
+    pub(super) read_us: f64,
+    /// A notice of typing that comes in.
+    pub(super) typing_us: f64,
+    /// One notice (typing, receipt) that goes out.
+    pub(super) notice_us: f64,
+    /// A connection that is lost and resumed.
+    pub(super) resume_us: f64,
+    /// A ping.
+    pub(super) ping_us: f64,
+    /// An idle connection, its session included.
+    pub(super) connection_bytes: f64,
+    /// A user's place in a conversation, of an online user.
+    pub(super) membership_bytes: f64,
+    /// What the process keeps of each stored message: caches and tables of the store, until they are full.
+    pub(super) message_bytes: f64,
+    /// What the log and the view write to disk for each message.
+    pub(super) disk_bytes: f64,
+    /// UDP or TCP payload of one delivery, both ways.
+    pub(super) wire_bytes: f64,
+}
+
+/// Costs, and what they rest on.
+pub(super) struct Calibration {
+    /// The medians.
+    pub(super) costs: Costs,
+    /// CPU per operation in each slice, by name. Unit: nanoseconds.
+    pub(super) slices: Vec<(&'static str, Histogram<u64>)>,
+    /// The whole run's books.
+    pub(super) tally: Tally,
+    /// The whole run's meters.
+    pub(super) measured: Measured,
+}
+
+/// Takes every cost on a server of its own.
+///
+/// # Errors
+/// When there is no result, or when the server's CPU cannot be read because it runs elsewhere.
+pub(super) fn run(options: &Options, progress: &Progress) -> Result<Calibration, Failure> {
+    let mut stage = Stage::open(options, progress, &[])?;
+    let fleet = stage.fleet(CLIENTS, |_| {})?;
+    let members = u32::try_from(MEMBERS)?;
+    let clients = u32::try_from(CLIENTS)?;
+    stage.connect(&fleet, 0..1)?;
+    let room = Room::make(&stage, &fleet, all(0..MEMBERS), 1)?;
+    // Memory of connections: of those that are in no conversation yet.
+    let before = rss(&stage)?;
+    stage.connect(&fleet, members..clients)?;
+    let connection_bytes = (rss(&stage)? - before) / f64::from(clients - members);
+    stage.connect(&fleet, 1..members)?;
+    let pairs: Vec<(u32, u32)> = (0..clients / 2).map(|pair| (pair * 2, pair * 2 + 1)).collect();
+    let before = rss(&stage)?;
+    let directs = open_directs(&stage, &fleet, &pairs)?;
+    let membership_bytes = (rss(&stage)? - before) / f64::from(clients);
+
+    let mut window = stage.prepare(&fleet, Pace::Paced)?;
+    let mut whole = stage.prepare(&fleet, Pace::Paced)?;
+    whole.begin(&fleet)?;
+    let size = options.size;
+    let mut slicer = Slicer {
+        stage: &stage,
+        fleet: &fleet,
+        window: &mut window,
+        slices: Vec::new(),
+        seed: options.seed,
+        bytes: (0.0, 0.0),
+    };
+    let say = move |conversation| Action::Send { conversation, size };
+    let read = |conversation| Action::Request(Request::Read { conversation });
+    let typing = |conversation| Action::Request(Request::Typing { conversation, active: true });
+    let direct = |peer: u32| directs.get(peer as usize / 2).copied().unwrap_or(room.conversation);
+    let grouped = |_: u32| room.conversation;
+
+    let stored = rss(&stage)?;
+    let ping = slicer.cost("cost_ping", RATE, 0..clients, |_| Action::Request(Request::Ping), |_| RATE)?;
+    let message =
+        slicer.cost("cost_direct", RATE, 0..clients, |peer| say(direct(peer)), |m| m.per_second(m.counts.acked))?;
+    let (disk_bytes, wire_bytes) = slicer.bytes;
+    let one_group = slicer.cost(
+        "cost_group",
+        GROUP_RATE,
+        0..members,
+        |peer| say(grouped(peer)),
+        |m| m.per_second(m.counts.acked),
+    )?;
+    let message_bytes = (rss(&stage)? - stored).max(0.0) / fleet.tally().counts.acked.max(1) as f64;
+    let type_one = slicer.cost("cost_typing_direct", RATE, 0..clients, |peer| typing(direct(peer)), |_| RATE)?;
+    let type_many =
+        slicer.cost("cost_typing_group", GROUP_RATE, 0..members, |peer| typing(grouped(peer)), |_| GROUP_RATE)?;
+    // A cursor moves only where there is something new: every read has a message before it, whose cost is known by then.
+    slicer.schedule(RATE, SLICE * SLICES, &(0..clients), &|peer| say(direct(peer)));
+    let both = slicer.cost("cost_message_and_read", RATE, 0..clients, |peer| read(direct(peer)), |_| RATE)?;
+    let resume = slicer.cost("cost_resume", RESUME_RATE, 0..clients, |_| Action::Reconnect, |_| RESUME_RATE)?;
+    let slices = slicer.slices;
+
+    // Two equations for two unknowns: a message to one, and a message to all of the group.
+    let others = MEMBERS as f64 - 1.0;
+    let delivery_us = ((one_group - message) / (others - 1.0)).max(0.0);
+    let notice_us = ((type_many - type_one) / (others - 1.0)).max(0.0);
+    let costs = Costs {
+        message_us: message - delivery_us,
+        delivery_us,
+        read_us: (both - message - notice_us).max(0.0),
+        typing_us: (type_one - notice_us).max(0.0),
+        notice_us,
+        resume_us: resume,
+        ping_us: ping,
+        connection_bytes,
+        membership_bytes: membership_bytes.max(0.0),
+        message_bytes,
+        disk_bytes,
+        wire_bytes,
+    };
+    let measured = whole.read(&fleet)?;
+    stage.settle(&fleet);
+    Ok(Calibration { costs, slices, tally: fleet.finish(), measured })
+}
+
+struct Slicer<'a, 'b> {
+    stage: &'a Stage<'b>,
+    fleet: &'a Fleet,
+    window: &'a mut Window,
+    slices: Vec<(&'static str, Histogram<u64>)>,
+    seed: u64,
+    /// Disk and wire bytes of one operation in the last cost.
+    bytes: (f64, f64),
+}
+
+impl Slicer<'_, '_> {
+    /// CPU for one operation: the median over the slices. Unit: microseconds.
+    fn cost(
+        &mut self,
+        name: &'static str,
+        rate: f64,
+        peers: Range<u32>,
+        action: impl Fn(u32) -> Action,
+        done: impl Fn(&Measured) -> f64,
+    ) -> Result<f64, Failure> {
+        let mut costs = Vec::new();
+        let mut slices = histogram();
+        self.schedule(rate, SLICE * SLICES, &peers, &action);
+        for _ in 0..SLICES {
+            self.window.begin(self.fleet)?;
+            self.stage.run_for(self.fleet, name, SLICE)?;
+            let measured = self.window.read(self.fleet)?;
+            let per_second = done(&measured).max(1e-9);
+            let cores = measured.server_cores().ok_or("a forecast needs the server on this machine: use --spawn")?;
+            costs.push(cores * 1e6 / per_second);
+            let cost = Duration::try_from_secs_f64(cores / per_second).unwrap_or_default();
+            slices.saturating_record(u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX));
+            let server = measured.server.as_ref().map_or(0, |server| server.disk_written_bytes);
+            let operations = per_second * measured.seconds;
+            let wire = (measured.counts.bytes_in + measured.counts.bytes_out) as f64;
+            self.bytes = (server as f64 / operations, wire / operations);
+        }
+        self.slices.push((name, slices));
+        costs.sort_by(f64::total_cmp);
+        Ok(costs.get(costs.len() / 2).copied().unwrap_or_default())
+    }
+}
+
+impl Slicer<'_, '_> {
+    /// What each of these peers does, in turn, at a rate over all of them.
+    fn schedule(&self, rate: f64, length: Duration, peers: &Range<u32>, action: &impl Fn(u32) -> Action) {
+        let actions: Arc<[(PeerId, Action)]> = peers.clone().map(|peer| (PeerId(peer), action(peer))).collect();
+        let start = soon();
+        self.fleet.run(|worker, workers| {
+            let share = Share { worker, workers };
+            let mine: Vec<(PeerId, Action)> = actions.iter().filter(|(peer, _)| share.has(peer.0)).cloned().collect();
+            let rate = rate * mine.len() as f64 / actions.len().max(1) as f64;
+            let seed = self.seed ^ worker as u64;
+            Box::new(Steady::new(start, length, rate, SchedulePace::Poisson, seed, move |index, _| {
+                let at = usize::try_from(index).unwrap_or(0) % mine.len().max(1);
+                mine.get(at).cloned().unwrap_or((PeerId(0), Action::Connect))
+            }))
+        });
+    }
+}
+
+fn rss(stage: &Stage<'_>) -> Result<f64, Failure> {
+    let rss = stage.server_rss()?.ok_or("a forecast needs the server on this machine: use --spawn")?;
+    Ok(rss as f64)
+}

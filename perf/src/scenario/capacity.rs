@@ -1,0 +1,255 @@
+//! From what people do to what a deployment needs: CPU, memory, bandwidth, disk, nodes. The costs come from a calibration, now or of an
+//! earlier run; the forecast is checked against a measured run of another kind than those it was made from.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::behaviour::Behaviour;
+use super::calibrate::{self, Costs};
+use super::groups;
+use super::options::Options;
+use super::stage::{Failure, outcome_of};
+use crate::report::{Outcome, Progress};
+
+/// Members up to which a server shows typing and receipts (`cluster.receipts_members_max`).
+const NOTICES_MEMBERS_MAX: usize = 64;
+/// How often an idle client pings (`limits.ping_interval`) and keeps its connection alive. Unit: per second.
+const PINGS_PER_SECOND: f64 = 1.0 / 25.0 + 1.0 / 20.0;
+/// Part of a node's CPU that a plan may use: the rest is for peaks and for the loss of a node.
+const CPU_SHARE_MAX: f64 = 0.6;
+/// Part of a node's memory that a plan may use.
+const MEMORY_SHARE_MAX: f64 = 0.7;
+/// Users of the run that the forecast is checked against.
+const CHECK_USERS: usize = 800;
+/// Error beyond which a forecast is called wrong. TARGETS: 25 %.
+const ERROR_MAX: f64 = 0.25;
+const SECONDS_A_DAY: f64 = 86_400.0;
+
+/// What to plan for.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Plan")]
+pub struct Plan {
+    /// Users that are connected at the same time
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub users: usize,
+    /// Messages that one user writes in an hour
+    #[arg(long, value_name = "N", default_value_t = 10.0)]
+    pub messages_per_user_hour: f64,
+    /// Part of them that goes to groups
+    #[arg(long, value_name = "PART", default_value_t = 0.5)]
+    pub group_share: f64,
+    /// Members of the largest group; the k-th has this divided by k, and there is one group for ten users
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub largest_group: usize,
+    /// Cores of one node
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub node_cores: usize,
+    /// Memory of one node in GiB
+    #[arg(long, value_name = "GIB", default_value_t = 64)]
+    pub node_memory: usize,
+    /// Take the costs from the result folder of an earlier `capacity` or `suite` instead of measuring them
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Skip the measured run that the forecast is checked against
+    #[arg(long)]
+    pub unchecked: bool,
+}
+
+/// What a deployment needs.
+struct Forecast {
+    cores: f64,
+    memory_bytes: f64,
+    wire_bytes_per_second: f64,
+    disk_bytes_per_day: f64,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When there is no result.
+pub fn run(options: &Options, plan: &Plan, progress: &Progress) -> Result<Vec<Outcome>, Failure> {
+    let mut outcomes = Vec::new();
+    let mut outcome = Outcome::new("capacity", "What these users need", options.transport.name());
+    let costs = match &plan.from {
+        Some(directory) => earlier(directory)?,
+        None => {
+            let calibration = calibrate::run(options, progress)?;
+            outcome =
+                outcome_of(options, ("capacity", "What these users need"), &calibration.tally, &calibration.measured);
+            outcome.latency.extend(calibration.slices.iter().map(|(name, all)| ((*name).to_owned(), all.clone())));
+            calibration.costs
+        }
+    };
+    outcome.config.insert("costs".to_owned(), serde_json::to_value(costs)?);
+    let behaviour = plan.behaviour(options);
+    outcome.config.insert("behaviour".to_owned(), serde_json::to_value(behaviour)?);
+    costs.describe(&mut outcome);
+    plan.describe(&costs.forecast(&behaviour, 0.0), &mut outcome);
+    if !plan.unchecked {
+        outcomes.push(check(options, progress, &costs, &mut outcome)?);
+    }
+    outcomes.insert(0, outcome);
+    Ok(outcomes)
+}
+
+/// Runs a small population and compares.
+fn check(options: &Options, progress: &Progress, costs: &Costs, outcome: &mut Outcome) -> Result<Outcome, Failure> {
+    let users = options.connections.unwrap_or(CHECK_USERS);
+    let behaviour = Behaviour::busy(users, options);
+    let measured = groups::one(options, progress, behaviour)?;
+    let value = |name: &str| measured.figures.get(name).map_or(0.0, |figure| figure.value);
+    let messages = value("messages_total");
+    let forecast = costs.forecast(&behaviour, messages);
+    let pairs = [
+        ("cpu", forecast.cores, value("server_cores"), "cores"),
+        ("memory", forecast.memory_bytes, value("server_bytes_per_user") * users as f64, "B"),
+    ];
+    for (what, predicted, found, unit) in pairs {
+        let error = predicted / found.max(1e-9) - 1.0;
+        outcome.figure(
+            &format!("check_{what}_predicted"),
+            predicted,
+            unit,
+            &format!("{what} of the checked run, as forecast"),
+        );
+        outcome.figure(
+            &format!("check_{what}_measured"),
+            found,
+            unit,
+            &format!("{what} of the checked run, as measured"),
+        );
+        outcome.figure(&format!("check_{what}_error"), error * 100.0, "%", "forecast against measurement");
+        if error.abs() > ERROR_MAX {
+            outcome
+                .notes
+                .push(format!("The forecast of {what} is off by {:.0} %: do not plan with it.", error * 100.0));
+        }
+    }
+    Ok(measured)
+}
+
+/// The costs of an earlier run.
+fn earlier(directory: &std::path::Path) -> Result<Costs, Failure> {
+    let path = directory.join("result.json");
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let all: Value = serde_json::from_str(&text)?;
+    find_costs(&all)
+        .ok_or_else(|| format!("{}: no costs in it; make one with `tern-perf capacity`", path.display()).into())
+}
+
+fn find_costs(value: &Value) -> Option<Costs> {
+    match value {
+        Value::Object(fields) => {
+            let own = fields.get("costs").and_then(|costs| serde_json::from_value(costs.clone()).ok());
+            own.or_else(|| fields.values().find_map(find_costs))
+        }
+        Value::Array(items) => items.iter().find_map(find_costs),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    }
+}
+
+impl Plan {
+    fn behaviour(&self, options: &Options) -> Behaviour {
+        Behaviour {
+            users: self.users,
+            largest_group: self.largest_group.min(self.users),
+            messages_per_second: self.users as f64 * self.messages_per_user_hour / 3600.0,
+            group_share: self.group_share,
+            ..Behaviour::busy(self.users, options)
+        }
+    }
+
+    fn describe(&self, forecast: &Forecast, outcome: &mut Outcome) {
+        let by_cpu = forecast.cores / (self.node_cores as f64 * CPU_SHARE_MAX);
+        let gib = f64::from(1u32 << 30);
+        let by_memory = forecast.memory_bytes / gib / (self.node_memory as f64 * MEMORY_SHARE_MAX);
+        let nodes = by_cpu.max(by_memory).ceil().max(1.0);
+        let node = format!("nodes of {} cores and {} GiB, used to 60 and 70 %", self.node_cores, self.node_memory);
+        outcome.figure("nodes", nodes, "", &node);
+        outcome.figure("cores", forecast.cores, "cores", "CPU of all nodes together");
+        outcome.figure(
+            "memory_gib",
+            forecast.memory_bytes / gib,
+            "GiB",
+            "memory of all nodes together, caches beyond the users' own not counted",
+        );
+        outcome.figure(
+            "bandwidth_mbit",
+            forecast.wire_bytes_per_second * 8.0 / 1e6,
+            "Mbit/s",
+            "UDP or TCP payload of messages, both ways",
+        );
+        outcome.figure(
+            "disk_gib_per_day",
+            forecast.disk_bytes_per_day / gib,
+            "GiB/day",
+            "written to disk: log, view and its compaction",
+        );
+        outcome.notes.push(
+            "Costs are of this machine's cores; scale them by your own `tern-perf capacity`. A plan beyond one node adds the cost of the \
+             shared log, which this forecast does not have."
+                .to_owned(),
+        );
+    }
+}
+
+impl Costs {
+    /// `messages`: how many are stored in the run, for what the process keeps of them.
+    fn forecast(&self, behaviour: &Behaviour, messages: f64) -> Forecast {
+        let users = behaviour.users as f64;
+        let rate = behaviour.messages_per_second;
+        let deliveries = rate * behaviour.deliveries_per_message();
+        let reads = rate * behaviour.reads_per_message;
+        let typing = rate * behaviour.typing_per_message;
+        let notices = (reads + typing) * behaviour.notices_per_note(NOTICES_MEMBERS_MAX);
+        let us = rate * self.message_us
+            + deliveries * self.delivery_us
+            + reads * self.read_us
+            + typing * self.typing_us
+            + notices * self.notice_us
+            + behaviour.reconnects_per_second * self.resume_us
+            + users * PINGS_PER_SECOND * self.ping_us;
+        // Each user is in a direct conversation beside the groups.
+        let memberships = behaviour.memberships() as f64 + users;
+        let memory =
+            users * self.connection_bytes + memberships * self.membership_bytes + messages * self.message_bytes;
+        Forecast {
+            cores: us / 1e6,
+            memory_bytes: memory,
+            wire_bytes_per_second: deliveries * self.wire_bytes,
+            disk_bytes_per_day: rate * self.disk_bytes * SECONDS_A_DAY,
+        }
+    }
+
+    fn describe(&self, outcome: &mut Outcome) {
+        let all = [
+            ("cost_message_us", self.message_us, "us", "CPU of a message: received, durable, acknowledged"),
+            ("cost_delivery_us", self.delivery_us, "us", "CPU of one delivery"),
+            ("cost_read_us", self.read_us, "us", "CPU of a read cursor that moves"),
+            ("cost_typing_us", self.typing_us, "us", "CPU of a typing notice that comes in"),
+            ("cost_notice_us", self.notice_us, "us", "CPU of a notice that goes out"),
+            ("cost_resume_us", self.resume_us, "us", "CPU of a connection that is lost and resumed"),
+            ("cost_ping_us", self.ping_us, "us", "CPU of a ping"),
+            ("connection_bytes", self.connection_bytes, "B", "memory of an idle connection"),
+            ("membership_bytes", self.membership_bytes, "B", "memory of a user's place in a conversation"),
+        ];
+        for (name, value, unit, what) in all {
+            outcome.figure(name, value, unit, what);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_found_wherever_a_result_has_them() {
+        let costs = Costs { message_us: 3.0, ..Costs::default() };
+        let result = serde_json::json!({ "outcomes": [{ "config": { "rate": 1 } }, { "config": { "costs": costs } }] });
+        assert_eq!(find_costs(&result), Some(costs));
+        assert_eq!(find_costs(&serde_json::json!({ "outcomes": [] })), None);
+    }
+}
