@@ -57,7 +57,12 @@ pub fn markdown(machine: &Machine, outcomes: &[Outcome]) -> String {
     );
     for outcome in outcomes {
         let figures = outcome.figures.iter().map(|(name, figure)| {
-            format!("- {}: {} ({})\n", words::title(name), words::quantity(figure.value, &figure.unit), figure.what)
+            format!(
+                "- {}: {} ({})\n",
+                words::figure_title(name),
+                words::quantity(figure.value, &figure.unit),
+                figure.what
+            )
         });
         let figures: String = figures.collect();
         if !figures.is_empty() || !outcome.complaints().is_empty() || outcome.pressure.void {
@@ -143,7 +148,7 @@ fn details(outcome: &Outcome) -> String {
     }
     table.add_row(figure("generator", &format!("{} s", words::number(outcome.client.cpu_seconds)), "CPU"));
     for (name, value) in &outcome.figures {
-        table.add_row(figure(&words::title(name), &words::quantity(value.value, &value.unit), &value.what));
+        table.add_row(figure(&words::figure_title(name), &words::quantity(value.value, &value.unit), &value.what));
     }
     if let Some(ratio) = outcome.ratio_to_floor {
         table.add_row(figure("ratio to floor", &format!("{} x", words::number(ratio)), &outcome.ratio_what));

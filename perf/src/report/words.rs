@@ -30,8 +30,11 @@ pub(super) fn count(value: u64) -> String {
     separated(&value.to_string())
 }
 
-/// Microseconds in the unit that fits: `3.86 µs`, `1.2 ms`, `4.5 s`.
+/// Microseconds in the unit that fits: `140 ns`, `3.86 µs`, `1.2 ms`, `4.5 s`.
 pub(super) fn micros(value: f64) -> String {
+    if value != 0.0 && value.abs() < 0.9995 {
+        return format!("{} ns", number(value * 1e3));
+    }
     scaled(value, 1e3, &["µs", "ms"]).unwrap_or_else(|| format!("{} s", number(value / 1e6)))
 }
 
@@ -67,6 +70,12 @@ pub(super) fn floor(name: &str, value: f64) -> (String, String) {
 /// `send_to_ack` as `send to ack`.
 pub(super) fn title(name: &str) -> String {
     name.replace('_', " ")
+}
+
+/// The name of a figure whose value is shown with its unit: without the unit at its end.
+pub(super) fn figure_title(name: &str) -> String {
+    let bare = ["_ns", "_us", "_ms", "_bytes", "_percent"].iter().find_map(|unit| name.strip_suffix(unit));
+    title(bare.unwrap_or(name))
 }
 
 /// A value for an axis: `0.5`, `20`, `3k`, `1.5M`.
@@ -145,12 +154,16 @@ mod tests {
     fn units_fit_the_value() {
         assert_eq!(
             [0.12, 3.8614, 999.9, 1_234.0, 4.5e6, 9e7].map(micros),
-            ["0.12 µs", "3.86 µs", "1 ms", "1.23 ms", "4.5 s", "90 s"]
+            ["120 ns", "3.86 µs", "1 ms", "1.23 ms", "4.5 s", "90 s"]
         );
         assert_eq!([12.0, 20_214.0, 5e9].map(bytes), ["12 B", "19.7 KiB", "4.66 GiB"]);
         assert_eq!(quantity(3_700.0, "1/s"), "3,700 /s");
         assert_eq!(quantity(2.5, "cores"), "2.5 cores");
-        assert_eq!(floor("aead_seal_cold_ns", 590.0), ("aead seal cold".to_owned(), "0.59 µs".to_owned()));
+        assert_eq!(floor("aead_seal_cold_ns", 590.0), ("aead seal cold".to_owned(), "590 ns".to_owned()));
+        assert_eq!(
+            (figure_title("udp_send_ns"), figure_title("clients")),
+            ("udp send".to_owned(), "clients".to_owned())
+        );
         assert_eq!(floor("something_else", 5.0), ("something else".to_owned(), "5".to_owned()));
     }
 

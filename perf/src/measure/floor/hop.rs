@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::EventfdFlags;
 
@@ -19,6 +19,8 @@ const BATCH: u32 = 50;
 const LOOKS_MAX: u32 = 5_000;
 /// After this a datagram on loopback is taken for lost.
 const LOST_AFTER: Duration = Duration::from_secs(5);
+/// After this no further batch is begun. On a busy machine every hop may wait for a time slice of somebody else.
+const TIME_MAX: Duration = Duration::from_secs(1);
 /// The number that tells the other thread to end. No round has it: rounds are below [`ROUNDS_MAX`].
 const END: u32 = u32::MAX;
 /// Most round trips of one measurement.
@@ -141,7 +143,9 @@ pub(super) fn udp(effort: Effort) -> io::Result<Spread> {
         }
     };
     let mut times = Batches::new()?;
-    let measured = (1..=effort.count(5_000)).try_for_each(|number| times.time(1, || trip(number)));
+    let end = Instant::now() + TIME_MAX;
+    let mut numbers = (1..=effort.count(5_000)).take_while(|_| Instant::now() < end);
+    let measured = numbers.try_for_each(|number| times.time(1, || trip(number)));
     here.send(&END.to_le_bytes())?;
     join(echo)?;
     measured.map(|()| times.spread())
@@ -151,7 +155,8 @@ pub(super) fn udp(effort: Effort) -> io::Result<Spread> {
 fn trips(batches: u32, mut trip: impl FnMut(u32) -> io::Result<()>) -> io::Result<Spread> {
     let mut times = Batches::new()?;
     let batches = batches.min(ROUNDS_MAX / BATCH);
-    for batch in 0..batches {
+    let end = Instant::now() + TIME_MAX;
+    for batch in (0..batches).take_while(|_| Instant::now() < end) {
         // Two hops a trip.
         times.time(BATCH * 2, || (1..=BATCH).try_for_each(|trip_of| trip(batch * BATCH + trip_of)))?;
     }

@@ -83,7 +83,7 @@ fn tiles(outcome: &Outcome) -> String {
         tiles.push(tile("", &format!("{} ×", words::number(ratio)), &format!("ratio to floor: {what}")));
     }
     for (name, figure) in &outcome.figures {
-        let what = if figure.what.is_empty() { words::title(name) } else { figure.what.clone() };
+        let what = if figure.what.is_empty() { words::figure_title(name) } else { figure.what.clone() };
         tiles.push(tile("", &words::quantity(figure.value, &figure.unit), &what));
     }
     if tiles.is_empty() { String::new() } else { format!("<div class=\"tiles\">\n{}</div>\n", tiles.concat()) }
