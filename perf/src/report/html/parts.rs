@@ -4,6 +4,9 @@ use std::fmt::Write;
 
 use crate::report::Verdict;
 
+/// Longest value of a list that is not broken into lines. Unit: letters.
+const UNBROKEN_MAX: usize = 18;
+
 /// Text as HTML, also within an attribute.
 pub(super) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
