@@ -93,8 +93,10 @@ pub(super) fn table(heads: &[&str], rows: &[Vec<Cell>]) -> String {
 
 /// Names and values, two columns.
 pub(super) fn list(pairs: &[(String, String)]) -> String {
-    let items =
-        pairs.iter().map(|(name, value)| format!("<div><dt>{}</dt><dd>{}</dd></div>\n", escape(name), escape(value)));
+    let items = pairs.iter().map(|(name, value)| {
+        let class = if value.chars().count() <= UNBROKEN_MAX { " class=\"short\"" } else { "" };
+        format!("<div><dt>{}</dt><dd{class}>{}</dd></div>\n", escape(name), escape(value))
+    });
     format!("<dl>\n{}</dl>\n", items.collect::<String>())
 }
 
