@@ -2,6 +2,7 @@
 
 mod ci;
 mod kill_test;
+mod runtimes;
 mod shell;
 mod swarm;
 mod tidy;
@@ -13,6 +14,7 @@ cargo xtask COMMAND
 
   ci           everything that CI runs, in its order
   kill-test    kill -9 of a server under load: --rounds N, --clients N, --shards N, --driver D, --seed N, --release
+  runtimes     the same shard on each runtime, and stock quinn on tokio, in one table: --seconds N, --rounds N
   shard-calls  what shard threads ask of the kernel under load: nothing that waits (needs strace); --release
   swarm        many seeds of the simulator: --seeds N, --start N, or --seed N for one
   tidy         what no compiler checks: headers, lengths, paths and facts in documents
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let outcome = match command.as_deref() {
         Some("ci") => ci::all(&rest),
         Some("kill-test") => kill_test::all(&rest),
+        Some("runtimes") => runtimes::all(&rest),
         Some("shard-calls") => kill_test::shard_calls(&rest),
         Some("swarm") => swarm::run(&rest),
         Some("tidy") => tidy::run(),
