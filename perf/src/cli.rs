@@ -135,6 +135,15 @@ pub fn run() -> ExitCode {
     })
 }
 
+/// Runs what a command line says, without printing: for tests of the scenarios themselves.
+///
+/// # Errors
+/// When the line is wrong, or when there is no result.
+pub fn outcomes(line: &[&str]) -> Result<Vec<Outcome>, Failure> {
+    let cli = Cli::try_parse_from(line)?;
+    cli.scenario.run(&cli.options, &Progress::new(cli.scenario.name()))
+}
+
 fn measure(scenario: &Scenario, options: &Options) -> Result<ExitCode, Failure> {
     let machine = Machine::read();
     let progress = Progress::new(scenario.name());

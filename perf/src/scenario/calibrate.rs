@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use tern_protocol::ConversationId;
 
 use super::options::Options;
 use super::room::{Room, all, open_directs};
@@ -21,42 +22,60 @@ const CLIENTS: usize = 600;
 /// Members of its group: few enough that typing is shown to all.
 const MEMBERS: usize = 60;
 /// Slices of each cost. Unit: slices.
-const SLICES: u32 = 5;
+const SLICES: u32 = 4;
 /// How long each slice is. Unit: time.
-const SLICE: Duration = Duration::from_millis(1500);
-/// Direct messages a second: a load at which turns are shared as they are in a busy hour.
-const RATE: f64 = 600.0;
-/// Messages a second to the group: as many deliveries as direct messages, times four.
-const GROUP_RATE: f64 = 40.0;
-/// Connections a second that are lost and resumed.
-const RESUME_RATE: f64 = 60.0;
+const SLICE: Duration = Duration::from_millis(1000);
 
-/// What a server spends. CPU in microseconds, memory in bytes.
+/// How often things are done while their prices are taken.
+struct Rates {
+    /// Messages, reads, typing notices and pings of pairs. Unit: per second.
+    direct: f64,
+    /// Messages and typing notices in the group. Unit: per second.
+    group: f64,
+    /// Connections that are lost and resumed. Unit: per second.
+    resume: f64,
+}
+
+/// So seldom that each one finds the server asleep.
+const QUIET: Rates = Rates { direct: 400.0, group: 40.0, resume: 50.0 };
+/// So often that most find it at work, and still less than it can do.
+const BUSY: Rates = Rates { direct: 8_000.0, group: 200.0, resume: 400.0 };
+
+/// CPU of what people do. Unit: microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Prices {
+    /// A message: received, made durable, acknowledged.
+    pub(super) message: f64,
+    /// One delivery of it, with the receiver's acknowledgement.
+    pub(super) delivery: f64,
+    /// A read cursor that moves: durable and acknowledged.
+    pub(super) read: f64,
+    /// A notice of typing that comes in.
+    pub(super) typing: f64,
+    /// One notice (typing, receipt) that goes out.
+    pub(super) notice: f64,
+    /// A connection that is lost and resumed.
+    pub(super) resume: f64,
+    /// A ping.
+    pub(super) ping: f64,
+}
+
+/// What a server spends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Costs {
-    /// A message: received, made durable, acknowledged.
-    pub(super) message_us: f64,
-    /// One delivery of it, with the receiver's acknowledgement.
-    pub(super) delivery_us: f64,
-    /// A read cursor that moves: durable and acknowledged.
-    pub(super) read_us: f64,
-    /// A notice of typing that comes in.
-    pub(super) typing_us: f64,
-    /// One notice (typing, receipt) that goes out.
-    pub(super) notice_us: f64,
-    /// A connection that is lost and resumed.
-    pub(super) resume_us: f64,
-    /// A ping.
-    pub(super) ping_us: f64,
-    /// An idle connection, its session included.
+    /// When each thing wakes the server.
+    pub(super) quiet: Prices,
+    /// When the server is at work anyway.
+    pub(super) busy: Prices,
+    /// An idle connection, its session included. Unit: bytes.
     pub(super) connection_bytes: f64,
-    /// A user's place in a conversation, of an online user.
+    /// A user's place in a conversation, of an online user. Unit: bytes.
     pub(super) membership_bytes: f64,
-    /// What the process keeps of each stored message: caches and tables of the store, until they are full.
+    /// What the process keeps of each stored message: caches and tables of the store, until they are full. Unit: bytes.
     pub(super) message_bytes: f64,
-    /// What the log and the view write to disk for each message.
+    /// What the log and the view write to disk for each message. Unit: bytes.
     pub(super) disk_bytes: f64,
-    /// UDP or TCP payload of one delivery, both ways.
+    /// UDP or TCP payload of one delivery, both ways. Unit: bytes.
     pub(super) wire_bytes: f64,
 }
 
@@ -65,7 +84,7 @@ pub(super) struct Calibration {
     /// The medians.
     pub(super) costs: Costs,
     /// CPU per operation in each slice, by name. Unit: nanoseconds.
-    pub(super) slices: Vec<(&'static str, Histogram<u64>)>,
+    pub(super) slices: Vec<(String, Histogram<u64>)>,
     /// The whole run's books.
     pub(super) tally: Tally,
     /// The whole run's meters.
@@ -93,58 +112,29 @@ pub(super) fn run(options: &Options, progress: &Progress) -> Result<Calibration,
     let directs = open_directs(&stage, &fleet, &pairs)?;
     let membership_bytes = (rss(&stage)? - before) / f64::from(clients);
 
-    let mut window = stage.prepare(&fleet, Pace::Paced)?;
-    let mut whole = stage.prepare(&fleet, Pace::Paced)?;
-    whole.begin(&fleet)?;
-    let size = options.size;
+    let mut window = stage.prepare(&fleet, Pace::Saturating)?;
+    let whole = window.clone();
+    window.begin(&fleet)?;
     let mut slicer = Slicer {
         stage: &stage,
         fleet: &fleet,
-        window: &mut window,
+        window,
         slices: Vec::new(),
         seed: options.seed,
+        room: room.conversation,
+        directs,
+        size: options.size,
         bytes: (0.0, 0.0),
     };
-    let say = move |conversation| Action::Send { conversation, size };
-    let read = |conversation| Action::Request(Request::Read { conversation });
-    let typing = |conversation| Action::Request(Request::Typing { conversation, active: true });
-    let direct = |peer: u32| directs.get(peer as usize / 2).copied().unwrap_or(room.conversation);
-    let grouped = |_: u32| room.conversation;
-
     let stored = rss(&stage)?;
-    let ping = slicer.cost("cost_ping", RATE, 0..clients, |_| Action::Request(Request::Ping), |_| RATE)?;
-    let message =
-        slicer.cost("cost_direct", RATE, 0..clients, |peer| say(direct(peer)), |m| m.per_second(m.counts.acked))?;
-    let (disk_bytes, wire_bytes) = slicer.bytes;
-    let one_group = slicer.cost(
-        "cost_group",
-        GROUP_RATE,
-        0..members,
-        |peer| say(grouped(peer)),
-        |m| m.per_second(m.counts.acked),
-    )?;
+    let quiet = slicer.prices("quiet", &QUIET)?;
+    let busy = slicer.prices("busy", &BUSY)?;
     let message_bytes = (rss(&stage)? - stored).max(0.0) / fleet.tally().counts.acked.max(1) as f64;
-    let type_one = slicer.cost("cost_typing_direct", RATE, 0..clients, |peer| typing(direct(peer)), |_| RATE)?;
-    let type_many =
-        slicer.cost("cost_typing_group", GROUP_RATE, 0..members, |peer| typing(grouped(peer)), |_| GROUP_RATE)?;
-    // A cursor moves only where there is something new: every read has a message before it, whose cost is known by then.
-    slicer.schedule(RATE, SLICE * SLICES, &(0..clients), &|peer| say(direct(peer)));
-    let both = slicer.cost("cost_message_and_read", RATE, 0..clients, |peer| read(direct(peer)), |_| RATE)?;
-    let resume = slicer.cost("cost_resume", RESUME_RATE, 0..clients, |_| Action::Reconnect, |_| RESUME_RATE)?;
+    let (disk_bytes, wire_bytes) = slicer.bytes;
     let slices = slicer.slices;
-
-    // Two equations for two unknowns: a message to one, and a message to all of the group.
-    let others = MEMBERS as f64 - 1.0;
-    let delivery_us = ((one_group - message) / (others - 1.0)).max(0.0);
-    let notice_us = ((type_many - type_one) / (others - 1.0)).max(0.0);
     let costs = Costs {
-        message_us: message - delivery_us,
-        delivery_us,
-        read_us: (both - message - notice_us).max(0.0),
-        typing_us: (type_one - notice_us).max(0.0),
-        notice_us,
-        resume_us: resume,
-        ping_us: ping,
+        quiet,
+        busy,
         connection_bytes,
         membership_bytes: membership_bytes.max(0.0),
         message_bytes,
@@ -159,26 +149,72 @@ pub(super) fn run(options: &Options, progress: &Progress) -> Result<Calibration,
 struct Slicer<'a, 'b> {
     stage: &'a Stage<'b>,
     fleet: &'a Fleet,
-    window: &'a mut Window,
-    slices: Vec<(&'static str, Histogram<u64>)>,
+    window: Window,
+    slices: Vec<(String, Histogram<u64>)>,
     seed: u64,
-    /// Disk and wire bytes of one operation in the last cost.
+    room: ConversationId,
+    /// Of each pair of clients, in their order.
+    directs: Vec<ConversationId>,
+    size: u32,
+    /// Disk and wire bytes of a direct message.
     bytes: (f64, f64),
 }
 
 impl Slicer<'_, '_> {
+    /// Every price at these rates.
+    fn prices(&mut self, name: &str, rates: &Rates) -> Result<Prices, Failure> {
+        let (clients, members) = (0..u32::try_from(CLIENTS)?, 0..u32::try_from(MEMBERS)?);
+        let (size, room) = (self.size, self.room);
+        let directs: Arc<[ConversationId]> = self.directs.as_slice().into();
+        let direct = |peer: u32| directs.get(peer as usize / 2).copied().unwrap_or(room);
+        let say = |conversation| Action::Send { conversation, size };
+        let read = |conversation| Action::Request(Request::Read { conversation });
+        let typing = |conversation| Action::Request(Request::Typing { conversation, active: true });
+        let acked = |measured: &Measured| measured.per_second(measured.counts.acked);
+
+        let ping =
+            self.cost(name, "ping", rates.direct, &clients, |_| Action::Request(Request::Ping), |_| rates.direct)?;
+        let one = self.cost(name, "message to one", rates.direct, &clients, |peer| say(direct(peer)), acked)?;
+        let bytes = self.bytes;
+        let many = self.cost(name, "message to all", rates.group, &members, |_| say(room), acked)?;
+        let type_one =
+            self.cost(name, "typing to one", rates.direct, &clients, |peer| typing(direct(peer)), |_| rates.direct)?;
+        let type_many = self.cost(name, "typing to all", rates.group, &members, |_| typing(room), |_| rates.group)?;
+        // A cursor moves only where there is something new: each read has a message before it, whose cost is known by now.
+        self.schedule(rates.direct, SLICE * SLICES, &clients, &|peer| say(direct(peer)));
+        let both =
+            self.cost(name, "message and read", rates.direct, &clients, |peer| read(direct(peer)), |_| rates.direct)?;
+        let resume = self.cost(name, "resume", rates.resume, &clients, |_| Action::Reconnect, |_| rates.resume)?;
+        self.bytes = bytes;
+
+        // Two equations for two unknowns: a message to one, and a message to all of the group.
+        let others = MEMBERS as f64 - 1.0;
+        let delivery = ((many - one) / (others - 1.0)).max(0.0);
+        let notice = ((type_many - type_one) / (others - 1.0)).max(0.0);
+        Ok(Prices {
+            message: (one - delivery).max(0.0),
+            delivery,
+            read: (both - one - notice).max(0.0),
+            typing: (type_one - notice).max(0.0),
+            notice,
+            resume,
+            ping,
+        })
+    }
+
     /// CPU for one operation: the median over the slices. Unit: microseconds.
     fn cost(
         &mut self,
+        when: &str,
         name: &'static str,
         rate: f64,
-        peers: Range<u32>,
+        peers: &Range<u32>,
         action: impl Fn(u32) -> Action,
         done: impl Fn(&Measured) -> f64,
     ) -> Result<f64, Failure> {
         let mut costs = Vec::new();
         let mut slices = histogram();
-        self.schedule(rate, SLICE * SLICES, &peers, &action);
+        self.schedule(rate, SLICE * SLICES, peers, &action);
         for _ in 0..SLICES {
             self.window.begin(self.fleet)?;
             self.stage.run_for(self.fleet, name, SLICE)?;
@@ -188,12 +224,12 @@ impl Slicer<'_, '_> {
             costs.push(cores * 1e6 / per_second);
             let cost = Duration::try_from_secs_f64(cores / per_second).unwrap_or_default();
             slices.saturating_record(u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX));
-            let server = measured.server.as_ref().map_or(0, |server| server.disk_written_bytes);
+            let disk = measured.server.as_ref().map_or(0, |server| server.disk_written_bytes);
             let operations = per_second * measured.seconds;
             let wire = (measured.counts.bytes_in + measured.counts.bytes_out) as f64;
-            self.bytes = (server as f64 / operations, wire / operations);
+            self.bytes = (disk as f64 / operations, wire / operations);
         }
-        self.slices.push((name, slices));
+        self.slices.push((format!("cost of {name}, {when}"), slices));
         costs.sort_by(f64::total_cmp);
         Ok(costs.get(costs.len() / 2).copied().unwrap_or_default())
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::behaviour::Behaviour;
-use super::calibrate::{self, Costs};
+use super::calibrate::{self, Costs, Prices};
 use super::groups;
 use super::options::Options;
 use super::stage::{Failure, outcome_of};
@@ -25,6 +25,9 @@ const MEMORY_SHARE_MAX: f64 = 0.7;
 const CHECK_USERS: usize = 800;
 /// Error beyond which a forecast is called wrong. TARGETS: 25 %.
 const ERROR_MAX: f64 = 0.25;
+/// Nodes that a plan may come to. Unit: nodes.
+const NODES_MAX: usize = 100_000;
+const GIB: f64 = 1_073_741_824.0;
 const SECONDS_A_DAY: f64 = 86_400.0;
 
 /// What to plan for.
@@ -78,15 +81,16 @@ pub fn run(options: &Options, plan: &Plan, progress: &Progress) -> Result<Vec<Ou
             let calibration = calibrate::run(options, progress)?;
             outcome =
                 outcome_of(options, ("capacity", "What these users need"), &calibration.tally, &calibration.measured);
-            outcome.latency.extend(calibration.slices.iter().map(|(name, all)| ((*name).to_owned(), all.clone())));
+            outcome.latency.extend(calibration.slices.iter().map(|(name, all)| (name.clone(), all.clone())));
             calibration.costs
         }
     };
+    "nodes".clone_into(&mut outcome.headline);
     outcome.config.insert("costs".to_owned(), serde_json::to_value(costs)?);
     let behaviour = plan.behaviour(options);
     outcome.config.insert("behaviour".to_owned(), serde_json::to_value(behaviour)?);
     costs.describe(&mut outcome);
-    plan.describe(&costs.forecast(&behaviour, 0.0), &mut outcome);
+    plan.describe(&costs, &behaviour, &mut outcome);
     if !plan.unchecked {
         outcomes.push(check(options, progress, &costs, &mut outcome)?);
     }
@@ -101,7 +105,8 @@ fn check(options: &Options, progress: &Progress, costs: &Costs, outcome: &mut Ou
     let measured = groups::one(options, progress, behaviour)?;
     let value = |name: &str| measured.figures.get(name).map_or(0.0, |figure| figure.value);
     let messages = value("messages_total");
-    let forecast = costs.forecast(&behaviour, messages);
+    let shards = if options.shards == 0 { std::thread::available_parallelism()?.get() } else { options.shards.into() };
+    let forecast = costs.forecast(&behaviour, messages, shards);
     let pairs = [
         ("cpu", forecast.cores, value("server_cores"), "cores"),
         ("memory", forecast.memory_bytes, value("server_bytes_per_user") * users as f64, "B"),
@@ -161,19 +166,31 @@ impl Plan {
         }
     }
 
-    fn describe(&self, forecast: &Forecast, outcome: &mut Outcome) {
-        let by_cpu = forecast.cores / (self.node_cores as f64 * CPU_SHARE_MAX);
-        let gib = f64::from(1u32 << 30);
-        let by_memory = forecast.memory_bytes / gib / (self.node_memory as f64 * MEMORY_SHARE_MAX);
-        let nodes = by_cpu.max(by_memory).ceil().max(1.0);
+    /// As few nodes as keep CPU and memory below the part that a plan may use.
+    fn nodes(&self, costs: &Costs, behaviour: &Behaviour) -> (usize, Forecast) {
+        let memory = self.node_memory as f64 * GIB * MEMORY_SHARE_MAX;
+        let mut nodes = 1;
+        loop {
+            let cores = nodes * self.node_cores;
+            let forecast = costs.forecast(behaviour, 0.0, cores);
+            let fits = forecast.cores <= cores as f64 * CPU_SHARE_MAX && forecast.memory_bytes <= memory * nodes as f64;
+            if fits || nodes >= NODES_MAX {
+                return (nodes, forecast);
+            }
+            nodes += 1;
+        }
+    }
+
+    fn describe(&self, costs: &Costs, behaviour: &Behaviour, outcome: &mut Outcome) {
+        let (nodes, forecast) = self.nodes(costs, behaviour);
         let node = format!("nodes of {} cores and {} GiB, used to 60 and 70 %", self.node_cores, self.node_memory);
-        outcome.figure("nodes", nodes, "", &node);
+        outcome.figure("nodes", nodes as f64, "", &node);
         outcome.figure("cores", forecast.cores, "cores", "CPU of all nodes together");
         outcome.figure(
             "memory_gib",
-            forecast.memory_bytes / gib,
+            forecast.memory_bytes / GIB,
             "GiB",
-            "memory of all nodes together, caches beyond the users' own not counted",
+            "memory of all nodes together, the store's caches not counted",
         );
         outcome.figure(
             "bandwidth_mbit",
@@ -183,7 +200,7 @@ impl Plan {
         );
         outcome.figure(
             "disk_gib_per_day",
-            forecast.disk_bytes_per_day / gib,
+            forecast.disk_bytes_per_day / GIB,
             "GiB/day",
             "written to disk: log, view and its compaction",
         );
@@ -195,49 +212,69 @@ impl Plan {
     }
 }
 
-impl Costs {
-    /// `messages`: how many are stored in the run, for what the process keeps of them.
-    fn forecast(&self, behaviour: &Behaviour, messages: f64) -> Forecast {
-        let users = behaviour.users as f64;
+impl Prices {
+    /// CPU of everything that a population does in a second. Unit: cores.
+    fn cores(&self, behaviour: &Behaviour) -> f64 {
         let rate = behaviour.messages_per_second;
-        let deliveries = rate * behaviour.deliveries_per_message();
         let reads = rate * behaviour.reads_per_message;
         let typing = rate * behaviour.typing_per_message;
-        let notices = (reads + typing) * behaviour.notices_per_note(NOTICES_MEMBERS_MAX);
-        let us = rate * self.message_us
-            + deliveries * self.delivery_us
-            + reads * self.read_us
-            + typing * self.typing_us
-            + notices * self.notice_us
-            + behaviour.reconnects_per_second * self.resume_us
-            + users * PINGS_PER_SECOND * self.ping_us;
+        let us = rate * self.message
+            + rate * behaviour.deliveries_per_message() * self.delivery
+            + reads * self.read
+            + typing * self.typing
+            + (reads + typing) * behaviour.notices_per_note(NOTICES_MEMBERS_MAX) * self.notice
+            + behaviour.reconnects_per_second * self.resume
+            + behaviour.users as f64 * PINGS_PER_SECOND * self.ping;
+        us / 1e6
+    }
+}
+
+impl Costs {
+    /// What a population needs of a server with so many shards. `messages`: how many are stored meanwhile, for what the process keeps of
+    /// them.
+    ///
+    /// Something that arrives costs the quiet price when it finds its shard asleep and the busy one otherwise. A shard that is at work for
+    /// a part `p` of its time is found asleep by `1 - p` of what arrives, so `cores = busy + (quiet - busy) (1 - cores / shards)`, which is
+    /// solved for `cores` here.
+    fn forecast(&self, behaviour: &Behaviour, messages: f64, shards: usize) -> Forecast {
+        let busy = self.busy.cores(behaviour);
+        let waking = (self.quiet.cores(behaviour) - busy).max(0.0);
+        let users = behaviour.users as f64;
         // Each user is in a direct conversation beside the groups.
         let memberships = behaviour.memberships() as f64 + users;
         let memory =
             users * self.connection_bytes + memberships * self.membership_bytes + messages * self.message_bytes;
+        let rate = behaviour.messages_per_second;
         Forecast {
-            cores: us / 1e6,
+            cores: (busy + waking) / (1.0 + waking / shards.max(1) as f64),
             memory_bytes: memory,
-            wire_bytes_per_second: deliveries * self.wire_bytes,
+            wire_bytes_per_second: rate * behaviour.deliveries_per_message() * self.wire_bytes,
             disk_bytes_per_day: rate * self.disk_bytes * SECONDS_A_DAY,
         }
     }
 
     fn describe(&self, outcome: &mut Outcome) {
-        let all = [
-            ("cost_message_us", self.message_us, "us", "CPU of a message: received, durable, acknowledged"),
-            ("cost_delivery_us", self.delivery_us, "us", "CPU of one delivery"),
-            ("cost_read_us", self.read_us, "us", "CPU of a read cursor that moves"),
-            ("cost_typing_us", self.typing_us, "us", "CPU of a typing notice that comes in"),
-            ("cost_notice_us", self.notice_us, "us", "CPU of a notice that goes out"),
-            ("cost_resume_us", self.resume_us, "us", "CPU of a connection that is lost and resumed"),
-            ("cost_ping_us", self.ping_us, "us", "CPU of a ping"),
-            ("connection_bytes", self.connection_bytes, "B", "memory of an idle connection"),
-            ("membership_bytes", self.membership_bytes, "B", "memory of a user's place in a conversation"),
-        ];
-        for (name, value, unit, what) in all {
-            outcome.figure(name, value, unit, what);
+        for (when, prices) in [("quiet", &self.quiet), ("busy", &self.busy)] {
+            let all = [
+                ("message", prices.message, "a message: received, durable, acknowledged"),
+                ("delivery", prices.delivery, "one delivery of it"),
+                ("read", prices.read, "a read cursor that moves"),
+                ("typing", prices.typing, "a typing notice that comes in"),
+                ("notice", prices.notice, "a notice that goes out"),
+                ("resume", prices.resume, "a connection that is lost and resumed"),
+                ("ping", prices.ping, "a ping"),
+            ];
+            for (name, value, what) in all {
+                outcome.figure(
+                    &format!("{name}_us_{when}"),
+                    value,
+                    "us",
+                    &format!("CPU of {what}, on a {when} server"),
+                );
+            }
         }
+        outcome.figure("connection_bytes", self.connection_bytes, "B", "memory of an idle connection");
+        outcome.figure("membership_bytes", self.membership_bytes, "B", "memory of a user's place in a conversation");
     }
 }
 
@@ -247,9 +284,31 @@ mod tests {
 
     #[test]
     fn costs_are_found_wherever_a_result_has_them() {
-        let costs = Costs { message_us: 3.0, ..Costs::default() };
+        let costs = Costs { quiet: Prices { message: 3.0, ..Prices::default() }, ..Costs::default() };
         let result = serde_json::json!({ "outcomes": [{ "config": { "rate": 1 } }, { "config": { "costs": costs } }] });
         assert_eq!(find_costs(&result), Some(costs));
         assert_eq!(find_costs(&serde_json::json!({ "outcomes": [] })), None);
+    }
+
+    #[test]
+    fn a_busy_shard_is_not_woken() {
+        let one_a_second = Prices { message: 100_000.0, ..Prices::default() };
+        let costs =
+            Costs { quiet: one_a_second, busy: Prices { message: 20_000.0, ..one_a_second }, ..Costs::default() };
+        let behaviour = |rate| Behaviour {
+            users: 10,
+            users_per_group: 10,
+            largest_group: 4,
+            messages_per_second: rate,
+            group_share: 0.0,
+            reads_per_message: 0.0,
+            typing_per_message: 0.0,
+            reconnects_per_second: 0.0,
+            size: 200,
+        };
+        // Seldom: nearly the quiet price. Often: nearly the busy one, and never more than there is.
+        assert!((costs.forecast(&behaviour(0.01), 0.0, 1).cores - 0.001).abs() < 1e-5);
+        let often = costs.forecast(&behaviour(45.0), 0.0, 1).cores;
+        assert!(often > 0.9 && often < 1.0, "{often}");
     }
 }

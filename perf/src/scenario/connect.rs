@@ -53,6 +53,7 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
     let tally = fleet.finish();
 
     let mut outcome = outcome(&stage, ("connect", "Log-ins: full handshake, hello, welcome"), &tally, &measured);
+    "logins_per_core_second".clone_into(&mut outcome.headline);
     outcome.config.insert("connections".to_owned(), Value::from(count));
     outcome.config.insert("rate".to_owned(), Value::from(rate));
     let per_second = all as f64 / seconds;

@@ -66,6 +66,8 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
 
     let title = "Durable direct messages: how many, and how long each takes";
     let mut outcome = outcome(&stage, ("direct", title), &tally, &measured);
+    let headline = if search.is_some() { "saturation_per_second" } else { "acked_per_second" };
+    headline.clone_into(&mut outcome.headline);
     outcome.config.insert("connections".to_owned(), Value::from(count));
     outcome.config.insert("rate".to_owned(), Value::from(rate));
     let acked = measured.counts.acked;

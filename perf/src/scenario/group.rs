@@ -63,6 +63,7 @@ pub fn one(options: &Options, progress: &Progress, members: usize, offline: f64)
 
     let title = format!("One group of {members} members, {online} of them online: from send to every screen");
     let mut outcome = outcome(&stage, ("group", &title), &tally, &measured);
+    "server_cpu_us_per_recipient".clone_into(&mut outcome.headline);
     outcome.config.insert("members".to_owned(), Value::from(members));
     outcome.config.insert("online".to_owned(), Value::from(online));
     outcome.config.insert("rate".to_owned(), Value::from(rate));

@@ -46,6 +46,7 @@ pub fn one(options: &Options, progress: &Progress, behaviour: Behaviour) -> Resu
 
     let title = format!("A busy hour of {} users in {} groups", behaviour.users, behaviour.group_sizes().len());
     let mut outcome = outcome(&stage, ("groups", &title), &tally, &measured);
+    "server_cores".clone_into(&mut outcome.headline);
     outcome.config.insert("behaviour".to_owned(), serde_json::to_value(behaviour)?);
     outcome.config.insert("connections".to_owned(), Value::from(behaviour.users));
     if let Some(cores) = measured.server_cores() {

@@ -57,6 +57,7 @@ pub fn one(options: &Options, progress: &Progress, count: usize) -> Result<Outco
 
     let title = format!("{count} idle connections: server memory and CPU of each");
     let mut outcome = outcome(&stage, ("idle", &title), &tally, &measured);
+    "server_bytes_per_connection".clone_into(&mut outcome.headline);
     outcome.config.insert("connections".to_owned(), Value::from(count));
     if let (Some(before), Some(after)) = (before, after) {
         let each = after.saturating_sub(before) as f64 / count.max(1) as f64;

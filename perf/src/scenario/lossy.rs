@@ -122,6 +122,7 @@ fn compare_transports(outcomes: &mut [Outcome]) {
         let what = format!("send to delivery, {name}: QUIC by WebSocket on the same network");
         quic.figure(&format!("quic_to_ws_{name}"), over_quic / over_ws.max(1e-9), "x", &what);
     }
+    "quic_to_ws_p99".clone_into(&mut quic.headline);
     let line = |outcome: &Outcome| {
         let points = (0..=60).map(|step| {
             let rest = 10f64.powf(-f64::from(step) / 20.0);

@@ -50,6 +50,7 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
 
     let title = format!("{count} clients change their address under {rate:.0} messages/s");
     let mut outcome = outcome(&stage, ("migrate", &title), &tally, &measured);
+    "address_changes".clone_into(&mut outcome.headline);
     outcome.config.insert("connections".to_owned(), Value::from(count));
     outcome.config.insert("rate".to_owned(), Value::from(rate));
     outcome.figure(

@@ -66,6 +66,7 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
     let tally = fleet.finish();
 
     let mut outcome = outcome(&stage, ("presence", "From coming or going to those who watch"), &tally, &measured);
+    "notices".clone_into(&mut outcome.headline);
     outcome.config.insert("connections".to_owned(), Value::from(pairs * 2));
     outcome.config.insert("rate".to_owned(), Value::from(rate));
     outcome.figure("notices", measured.counts.presence_seen as f64, "", "notices that watchers received");

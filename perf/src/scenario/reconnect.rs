@@ -60,6 +60,7 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
 
     let title = format!("{count} clients drop and resume");
     let mut outcome = outcome(&stage, ("reconnect", &title), &tally, &measured);
+    "seconds_until_all_level".clone_into(&mut outcome.headline);
     outcome.config.insert("connections".to_owned(), Value::from(count));
     outcome.config.insert("rate".to_owned(), Value::from(rate));
     outcome.figure("seconds_until_all_level", seconds, "s", "from the first reconnect until everybody has everything");

@@ -66,6 +66,7 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
 
     let title = format!("{} of {count} members stop reading and come back", count - count / 2);
     let mut outcome = outcome(&stage, ("slow-readers", &title), &tally, &measured);
+    "p99_ratio".clone_into(&mut outcome.headline);
     outcome.config.insert("members".to_owned(), Value::from(count));
     outcome.config.insert("rate".to_owned(), Value::from(rate));
     outcome.figure("p99_ms_before", before, "ms", "send to delivery, 99th percentile, everybody reading");

@@ -1,6 +1,7 @@
 //! What a scenario stands on: a server, accounts on it, a fleet of clients, the meters around a measurement, and the outcome that is
 //! filled from them. Never decides what is measured.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,10 +45,16 @@ pub(super) struct Stage<'a> {
     name: String,
     accounts: Vec<Account>,
     prefix: String,
+    /// When the present fleet was launched.
+    launched: Instant,
+    /// What did not come to its end.
+    unsettled: RefCell<Vec<String>>,
 }
 
 /// The meters around a measurement.
+#[derive(Clone)]
 pub(super) struct Window {
+    launched: Instant,
     start: Instant,
     counts: Counts,
     server: Option<ProcessMeter>,
@@ -59,6 +66,8 @@ pub(super) struct Window {
 
 /// What was measured between two moments.
 pub(super) struct Measured {
+    /// When it began. Unit: seconds since the fleet was launched.
+    pub(super) began: u64,
     /// How long it was. Unit: seconds.
     pub(super) seconds: f64,
     /// Counts of the window only.
@@ -84,8 +93,18 @@ impl<'a> Stage<'a> {
         // Accounts of earlier runs are somebody else's: their conversations would be in the books.
         let prefix = format!("p{:x}", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis());
         if let Some((address, name)) = options.remote()? {
-            let (server, directory, accounts) = (None, None, Vec::new());
-            return Ok(Self { options, progress, server, directory, address, name, accounts, prefix });
+            return Ok(Self {
+                options,
+                progress,
+                server: None,
+                directory: None,
+                address,
+                name,
+                accounts: Vec::new(),
+                prefix,
+                launched: Instant::now(),
+                unsettled: RefCell::default(),
+            });
         }
         progress.phase("starting the server");
         let parent = options.data.clone().unwrap_or_else(std::env::temp_dir);
@@ -98,9 +117,18 @@ impl<'a> Stage<'a> {
         plan.settings.extend(settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
         plan.settings.extend(options.settings.iter().cloned());
         let server = plan.start()?;
-        let (address, name) = (plan.listen, "localhost".to_owned());
-        let (server, directory) = (Some(server), Some(directory));
-        Ok(Self { options, progress, server, directory, address, name, accounts: Vec::new(), prefix })
+        Ok(Self {
+            options,
+            progress,
+            server: Some(server),
+            directory: Some(directory),
+            address: plan.listen,
+            name: "localhost".to_owned(),
+            accounts: Vec::new(),
+            prefix,
+            launched: Instant::now(),
+            unsettled: RefCell::default(),
+        })
     }
 
     /// Where the server listens.
@@ -161,6 +189,7 @@ impl<'a> Stage<'a> {
             ..FleetPlan::new(self.address, accounts)
         };
         adjust(&mut plan);
+        self.launched = Instant::now();
         Ok(Fleet::launch(plan)?)
     }
 
@@ -212,8 +241,16 @@ impl<'a> Stage<'a> {
     /// Waits until everything that was sent has arrived, and says what has not.
     pub(super) fn settle(&self, fleet: &Fleet) {
         self.progress.phase("waiting for the last messages");
-        // What has not arrived by then is in the counts as lost.
-        let _ = fleet.settle(SETTLE_TIMEOUT);
+        let settled = fleet.settle(SETTLE_TIMEOUT);
+        if !settled.level {
+            let what = format!(
+                "after {} s {} requests had no answer and {} events had not arrived",
+                settled.waited.as_secs(),
+                settled.outstanding,
+                settled.lost
+            );
+            self.unsettled.borrow_mut().push(what);
+        }
     }
 
     /// Looks at the quiet machine for two seconds and sets the meters up; nothing may be going on. [`Window::begin`] begins.
@@ -225,6 +262,7 @@ impl<'a> Stage<'a> {
         let server = self.server_pid().map(ProcessMeter::new).transpose()?;
         let ours: Vec<u32> = self.server_pid().into_iter().collect();
         Ok(Window {
+            launched: self.launched,
             pressure: PressureMeter::start(pace, &ours)?,
             start: Instant::now(),
             counts: fleet.tally().counts,
@@ -314,7 +352,8 @@ impl Window {
             None => None,
         };
         let seconds = self.start.elapsed().as_secs_f64();
-        Ok(Measured { seconds, counts, server, client: self.client.usage()?, pressure: self.pressure.stop()? })
+        let began = self.start.duration_since(self.launched).as_secs();
+        Ok(Measured { began, seconds, counts, server, client: self.client.usage()?, pressure: self.pressure.stop()? })
     }
 }
 
@@ -347,7 +386,9 @@ impl Measured {
 /// Fills what every outcome has: from the whole run's tally whether it is clean, from the window what it cost.
 #[must_use]
 pub(super) fn outcome(stage: &Stage<'_>, names: (&str, &str), tally: &Tally, measured: &Measured) -> Outcome {
-    outcome_of(stage.options, names, tally, measured)
+    let mut outcome = outcome_of(stage.options, names, tally, measured);
+    outcome.failures.append(&mut stage.unsettled.borrow_mut());
+    outcome
 }
 
 /// The same without a stage.
@@ -369,8 +410,20 @@ pub(super) fn outcome_of(
     for (what, whys) in errors {
         outcome.errors.extend(whys.iter().map(|(why, count)| (format!("{what}: {why}"), *count)));
     }
-    if counts.lost_connections > 0 {
-        outcome.errors.insert("connections lost".to_owned(), counts.lost_connections);
+    let others = [
+        ("connections lost", counts.lost_connections),
+        ("messages given up", counts.sends_failed),
+        ("frames that do not decode", counts.malformed),
+    ];
+    outcome
+        .errors
+        .extend(others.into_iter().filter(|(_, count)| *count > 0).map(|(what, count)| (what.to_owned(), count)));
+    if counts.malformed > 0 {
+        outcome.failures.push(format!("{} frames of the server do not decode", counts.malformed));
+    }
+    // People who stop reading are closed, and bad networks lose connections: there it is no fault.
+    if !matches!(scenario, "slow-readers" | "lossy") {
+        outcome.failures.extend(outcome.errors.iter().map(|(what, count)| format!("{what}: {count} times")));
     }
     outcome.server.clone_from(&measured.server);
     outcome.client.cpu_seconds = measured.client.cpu_seconds;
@@ -386,7 +439,7 @@ pub(super) fn outcome_of(
         datagrams_out: measured.counts.datagrams_out,
     };
     outcome.pressure = measured.pressure.clone();
-    outcome.series.extend(over_time(tally));
+    outcome.series.extend(over_time(tally, measured.began));
     let config = [
         ("payload_bytes", Value::from(options.size)),
         ("seed", Value::from(options.seed)),
@@ -402,16 +455,17 @@ pub(super) fn outcome_of(
 }
 
 /// Deliveries and their latency in each second of the run.
-fn over_time(tally: &Tally) -> Vec<Plot> {
+fn over_time(tally: &Tally, began: u64) -> Vec<Plot> {
+    let series: Vec<_> = tally.series.iter().filter(|second| second.second >= began).collect();
     let with = |value: fn(&crate::fleet::Second) -> f64| -> Vec<(f64, f64)> {
-        (0u32..).zip(&tally.series).map(|(second, all)| (f64::from(second), value(all))).collect()
+        (0u32..).zip(&series).map(|(second, all)| (f64::from(second), value(all))).collect()
     };
-    if tally.series.len() < 3 || tally.series.iter().all(|second| second.delivered == 0) {
+    if series.len() < 3 || series.iter().all(|second| second.delivered == 0) {
         return Vec::new();
     }
     let plot = |title: &str, y_label: &str, lines| Plot {
         title: title.to_owned(),
-        x_label: "seconds since the start".to_owned(),
+        x_label: "seconds".to_owned(),
         y_label: y_label.to_owned(),
         log_x: false,
         log_y: false,
