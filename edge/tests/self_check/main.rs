@@ -11,7 +11,7 @@ mod websocket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tern_perf::chaos::{Chaos, ChaosPlan};
+use tern_perf::chaos::{Chaos, ChaosPlan, Event, Impairment, Reorder};
 use tern_perf::fleet::{Carrier, Counts, FleetPlan, Proxy};
 
 use crate::meddler::Meddler;
@@ -155,7 +155,7 @@ fn a_lossy_network_costs_time_and_no_message() {
     let chaos = Chaos::start(ChaosPlan::lossy(20_260_101, listen, 0.02, Duration::from_millis(30))).unwrap();
     let plan = FleetPlan::new(listen, Arc::clone(&stage.accounts));
     let proxy = Some(Proxy { quic: chaos.quic(), tcp: chaos.tcp() });
-    let crew = stage.crew(FleetPlan { proxy, carrier: Carrier::Both, ..plan });
+    let crew = stage.crew(FleetPlan { proxy, carrier: Carrier::Both, sockets: 20, ..plan });
     // On for as long as it takes that each carrier has met losses both ways.
     let met = || {
         let counters = chaos.counters();
@@ -169,4 +169,40 @@ fn a_lossy_network_costs_time_and_no_message() {
     let counters = chaos.stop().unwrap();
     assert_eq!((counters.refused, counters.severed), (0, 0), "the proxy itself was no bottleneck: {counters:?}");
     assert!(counters.recovery.fast_retransmits > 0, "{counters:?}");
+}
+
+/// Goal: the same of everything else that a network does. QUIC moves to the new address; WebSocket is cut, and its peers come back.
+#[test]
+fn a_network_that_reorders_repeats_goes_dark_and_moves_costs_no_message() {
+    let stage = Stage::new(8);
+    let listen = stage.server.plan().listen;
+    let delay = Duration::from_millis(10);
+    let reorder = Reorder { probability: 0.02, extra: delay / 2 };
+    let way = Impairment { duplicate: 0.02, reorder, jitter: delay / 2, ..Impairment::lossy(0.01, delay) };
+    let calm = ChaosPlan::lossy(20_260_102, listen, 0.0, delay);
+    let chaos = Chaos::start(ChaosPlan { up: way, down: way, ..calm }).unwrap();
+    let plan = FleetPlan::new(listen, Arc::clone(&stage.accounts));
+    let proxy = Some(Proxy { quic: chaos.quic(), tcp: chaos.tcp() });
+    // A socket for each peer: a NAT has one binding for each.
+    let crew = stage.crew(FleetPlan { proxy, carrier: Carrier::Both, sockets: 8, ..plan });
+    chaos.apply(Event::AddressChange).unwrap();
+    chaos.apply(Event::Blackout(Duration::from_millis(500))).unwrap();
+    // On for as long as it takes that each carrier has met all of it.
+    let met = || {
+        let counters = chaos.counters();
+        let all = [counters.udp_up, counters.udp_down, counters.tcp_up, counters.tcp_down];
+        let each = all.iter().all(|traffic| traffic.lost > 0 && traffic.duplicated > 0 && traffic.reordered > 0);
+        each && counters.udp_up.blacked_out > 0 && counters.tcp_up.blacked_out > 0 && counters.tcp_flows > 4
+    };
+    let load = crew.load(Duration::from_millis(10), 0, met);
+    let counts = &load.tally.counts;
+    assert_eq!(wrongs(counts), [0; 4], "{counts:?}");
+    assert_eq!(counts.delivered + counts.repaired, counts.expected, "{counts:?}");
+    let counters = chaos.stop().unwrap();
+    assert_eq!((counters.address_changes, counters.severed), (4, 4), "{counters:?}");
+    assert!(counts.redials >= 4, "{counts:?}");
+    assert!(
+        counts.handshakes_done <= 4 + counters.tcp_flows,
+        "only WebSocket has to come back: {counts:?} {counters:?}"
+    );
 }

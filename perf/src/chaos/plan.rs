@@ -58,7 +58,8 @@ pub struct Reorder {
     pub extra: Duration,
 }
 
-/// What one direction does to its packets. The queue and the bandwidth are each flow's own: clients do not share an access line.
+/// What one direction does to its packets. Queue, bandwidth and order are each flow's own: clients do not share an access line. A flow is a
+/// TCP connection, or the address of a UDP socket: QUIC clients that are to have lines of their own need sockets of their own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Impairment {
     /// How many packets are lost, behind the bottleneck: 0 none, 1 all.

@@ -172,6 +172,36 @@ fn a_bulk_transfer_obeys_the_bottleneck_and_its_own_window() {
     assert!(took > ms(1_000) && took < ms(10_000), "{took:?} {:?}", lossy.counters);
 }
 
+/// Goal: the model is neither a slow nor a fast TCP. RFC 9438 section 4.3: the average window at a loss rate p is sqrt(3 / (2 p)) packets.
+#[test]
+fn a_long_transfer_under_loss_is_as_fast_as_the_formula_says() {
+    for (seed, loss) in [(1, 0.01), (2, 0.02), (3, 0.04)] {
+        let line = Impairment::lossy(loss, DELAY);
+        let mut weather = Weather::new(line, line);
+        // Acknowledgements arrive: the formula knows no other loss.
+        weather.happen(Duration::ZERO, Event::Change { up: line, down: clean() });
+        let mut counters = Counters::default();
+        let mut stream = Stream::open(seed, 0, Duration::ZERO, &weather, &mut counters);
+        // The first ten million bytes are those of slow start, which the formula does not know.
+        let (mut now, mut taken, mut settled_at) = (Duration::ZERO, 0, None);
+        while taken < 30_000_000 {
+            stream.write(Direction::Up, stream.room(Direction::Up));
+            stream.advance(now, &weather, &mut counters);
+            let ready = stream.ready(Direction::Up);
+            stream.take(Direction::Up, ready);
+            taken += ready;
+            if taken > 10_000_000 {
+                settled_at.get_or_insert(now);
+            }
+            now = stream.next_at().expect("it goes on");
+        }
+        let took = now - settled_at.expect("it got there");
+        let window = 20_000_000.0 / 1_448.0 / (took.as_secs_f64() / (2 * DELAY).as_secs_f64());
+        let formula = (1.5 / loss).sqrt();
+        assert!((0.8..1.2).contains(&(window / formula)), "{loss}: {window:.1} packets, {formula:.1} by the formula");
+    }
+}
+
 #[test]
 fn a_closed_window_stops_the_sender_and_taking_opens_it() {
     let weather = Weather::new(clean(), clean());
