@@ -129,9 +129,8 @@ fn groups_and_pairs_on_both_transports_lose_nothing() {
     let group = site.group();
     let pair = |peer: u32| peer ^ 1;
     let user = |peer: u32| site.accounts[peer as usize].user;
-    let open = |script: Script, peer: u32| {
-        script.with(peer, Action::Request(Request::OpenDirect { user: user(pair(peer)) }))
-    };
+    let open =
+        |script: Script, peer: u32| script.with(peer, Action::Request(Request::OpenDirect { user: user(pair(peer)) }));
     site.run((0..PEERS).step_by(2).fold(Script::default(), open));
     site.settle_with(1 + u64::from(PEERS) / 2);
     let mut script = Script::default();
@@ -224,7 +223,9 @@ fn stall(carrier: Carrier, messages: u32) {
     let before = site.fleet.tally().counts;
     assert!(before.delivered < 4 * messages, "one of them reads nothing: {before:?}");
     site.run(Script::default().with(3, Action::Resume));
-    site.fleet.wait("it to have everything", PATIENCE, |counts| counts.delivered + counts.repaired >= 4 * messages + 10).unwrap();
+    site.fleet
+        .wait("it to have everything", PATIENCE, |counts| counts.delivered + counts.repaired >= 4 * messages + 10)
+        .unwrap();
     site.settle();
     let counts = site.finish().counts;
     assert!(counts.repaired > before.repaired, "it fetches what it was not sent: {counts:?}");
