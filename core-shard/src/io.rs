@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use tern_protocol::command::CommandHead;
+use tern_protocol::limit::DELIVERY_LANE_COUNT;
 use tern_protocol::stored::Entity;
 use tern_protocol::{
     CloseCode, ConversationId, DeviceId, PartitionId, Position, Seq, SessionId, ShardId, Timestamp, UserId,
@@ -285,6 +286,33 @@ pub enum Lane {
     /// Typing and presence: may be lost.
     Datagram,
 }
+
+/// A set of lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lanes(u8);
+
+impl Lanes {
+    /// With one more.
+    pub(crate) const fn add(&mut self, lane: Lane) {
+        self.0 |= Self::bit(lane);
+    }
+
+    /// Whether this one is among them.
+    #[must_use]
+    pub const fn has(self, lane: Lane) -> bool {
+        self.0 & Self::bit(lane) != 0
+    }
+
+    const fn bit(lane: Lane) -> u8 {
+        match lane {
+            Lane::Control => 1,
+            Lane::Datagram => 2,
+            Lane::Delivery(index) => 4 << index,
+        }
+    }
+}
+
+const _: () = assert!(DELIVERY_LANE_COUNT <= 6, "a bit for each lane");
 
 /// What the HTTP API asks of the owner of an entity.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use tern_protocol::{SessionId, Timestamp};
 use crate::config::ShardConfig;
 use crate::context::{Context, Timer};
 use crate::counters::Counters;
-use crate::io::{AppendFailure, Input, Lane, Output, Record, Reply};
+use crate::io::{AppendFailure, Input, Lane, Lanes, Output, Record, Reply};
 use crate::message::Message;
 use crate::owner::Owner;
 use crate::sessions::Sessions;
@@ -69,6 +69,12 @@ impl Shard {
     /// Moves the sessions for which frames were queued since the last call to `into`, each once.
     pub fn take_ready(&mut self, into: &mut Vec<SessionId>) {
         self.sessions.take_ready(into);
+    }
+
+    /// The lanes on which frames wait for this session: the others need not be asked.
+    #[must_use]
+    pub fn waiting(&self, session: SessionId) -> Lanes {
+        self.sessions.waiting(session)
     }
 
     /// Takes the next frame for a session on one lane. The caller asks only when the transport can take it.

@@ -17,7 +17,7 @@ use super::{Sessions, watch_reader};
 use crate::config::Sabotage;
 use crate::context::Context;
 use crate::conversation::to_bytes;
-use crate::io::Lane;
+use crate::io::{Lane, Lanes};
 use crate::message::{Audience, EventHead, Missing, ToOwner, Watching};
 
 /// A user whose presence sessions of this shard want to know.
@@ -341,6 +341,12 @@ impl Sessions {
             Some(self.locals.get(id)?.entry(*id, open.user, member))
         };
         conversations.iter().filter_map(entry).collect()
+    }
+
+    /// The lanes on which frames wait.
+    pub(crate) fn waiting(&self, id: SessionId) -> Lanes {
+        let session = self.slots.get(super::slot_of(id)).and_then(Option::as_deref).filter(|session| session.id == id);
+        session.map_or_else(Lanes::default, |session| session.outbox.lanes())
     }
 
     /// Takes the next frame on a lane. A slow reader that has caught up is told what it was not sent.

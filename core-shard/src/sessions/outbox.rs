@@ -9,7 +9,7 @@ use tern_protocol::UserId;
 use tern_protocol::limit::DELIVERY_LANE_COUNT;
 use tern_protocol::placement::mix_bytes;
 
-use crate::io::Lane;
+use crate::io::{Lane, Lanes};
 
 /// Typing and presence frames that may wait at once; the oldest goes first. Unit: frames.
 const EPHEMERAL_MAX: usize = 64;
@@ -34,6 +34,23 @@ impl Outbox {
     /// Bytes that wait, typing and presence included.
     pub(crate) fn size(&self) -> usize {
         self.size
+    }
+
+    /// The lanes on which something waits.
+    pub(crate) fn lanes(&self) -> Lanes {
+        let mut lanes = Lanes::default();
+        if !self.control.is_empty() {
+            lanes.add(Lane::Control);
+        }
+        if !self.ephemeral.is_empty() {
+            lanes.add(Lane::Datagram);
+        }
+        for (index, frames) in (0u8..).zip(&self.delivery) {
+            if !frames.is_empty() {
+                lanes.add(Lane::Delivery(index));
+            }
+        }
+        lanes
     }
 
     pub(crate) fn push(&mut self, lane: Lane, frame: Bytes) {

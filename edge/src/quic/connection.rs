@@ -434,10 +434,15 @@ impl Connection {
     }
 
     fn write_lanes<S: Store>(&mut self, session: SessionId, performer: &mut Performer<S>) {
+        let waiting = performer.waiting(session);
         for (index, lane) in (0..).zip(LANES) {
-            self.write_lane(index, session, lane, performer);
+            if waiting.has(lane) || self.outlets.get(index).is_some_and(|outlet| !outlet.rest.is_empty()) {
+                self.write_lane(index, session, lane, performer);
+            }
         }
-        self.write_datagrams(session, performer);
+        if waiting.has(Lane::Datagram) {
+            self.write_datagrams(session, performer);
+        }
     }
 
     fn write_lane<S: Store>(&mut self, index: usize, session: SessionId, lane: Lane, performer: &mut Performer<S>) {

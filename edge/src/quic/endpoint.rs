@@ -175,18 +175,26 @@ impl Quic {
         performer.status().counters.quic_connections.set(self.live);
     }
 
-    /// Looks at the connections whose time has come.
+    /// Looks at the connections whose time has come. Most entries are leftovers of timers that an acknowledgement has stopped since: those
+    /// connections are left alone, because a visit brings all of a connection into the caches.
     pub(crate) fn fire_timers(&mut self, now: Instant) {
-        while let Some((slot, at)) = self.deadlines.pop_due(now) {
-            let Some(connection) = connection(&mut self.connections, slot) else { continue };
+        let Self { connections, deadlines, dirty, .. } = self;
+        while let Some((slot, at)) = deadlines.pop_due(now) {
+            let Some(connection) = connection(connections, slot) else { continue };
             if connection.armed != Some(at) {
                 continue;
             }
             connection.armed = None;
-            if connection.inner.poll_timeout().is_some_and(|due| due <= now) {
-                connection.inner.handle_timeout(now);
+            match connection.next_deadline() {
+                Some(next) if next > now => deadlines.arm(slot, &mut connection.armed, next),
+                Some(_) => {
+                    if connection.inner.poll_timeout().is_some_and(|due| due <= now) {
+                        connection.inner.handle_timeout(now);
+                    }
+                    mark(dirty, connection, slot);
+                }
+                None => {}
             }
-            mark(&mut self.dirty, connection, slot);
         }
     }
 

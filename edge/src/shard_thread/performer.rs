@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::EcnCodepoint;
-use tern_core_shard::io::{AppendFailure, Ending, Lane, Reply, Request, ViewError};
+use tern_core_shard::io::{AppendFailure, Ending, Lane, Lanes, Reply, Request, ViewError};
 use tern_core_shard::message::Message;
 use tern_core_shard::{Input, Output, Shard};
 use tern_protocol::{CloseCode, SessionId, ShardId};
@@ -251,6 +251,11 @@ impl<S: Store> Performer<S> {
         self.links.waiting() == 0
             && self.core.wants_input(session)
             && !self.closes.iter().any(|(closed, _)| *closed == session)
+    }
+
+    /// The lanes on which a session has frames.
+    pub(crate) fn waiting(&self, session: SessionId) -> Lanes {
+        self.core.waiting(session)
     }
 
     /// The next frame for a session's lane. Only when the transport takes it now.

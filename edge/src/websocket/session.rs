@@ -406,7 +406,8 @@ impl Session {
         if self.wants_write
             && let Some(session) = self.session
         {
-            for lane in LANES {
+            let waiting = performer.waiting(session);
+            for lane in LANES.into_iter().filter(|lane| waiting.has(*lane)) {
                 while batch.len() < BATCH_SIZE {
                     let Some(frame) = performer.pop_frame(session, lane) else { break };
                     encode(Outgoing::Message, &frame, batch);
