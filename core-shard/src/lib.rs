@@ -12,6 +12,7 @@ pub mod message;
 mod owner;
 mod sessions;
 mod shard;
+mod sorted_map;
 mod user;
 
 #[cfg(feature = "sabotage")]

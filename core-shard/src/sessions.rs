@@ -24,6 +24,7 @@ use crate::conversation::{reject, to_bytes};
 use crate::io::{AppendFailure, Claims, Ending, Lane, Output, Record};
 use crate::message::{Place, ToOwner, ToSessions};
 use crate::owner::ids_of_frame;
+use crate::sorted_map::SortedMap;
 use local::Locals;
 use outbox::Outbox;
 use rate::Bucket;
@@ -157,7 +158,7 @@ impl Sessions {
             user: claims.user,
             device: claims.device,
             user_seq,
-            conversations: BTreeMap::new(),
+            conversations: SortedMap::with_capacity(conversations.len()),
             syncing: 0,
             held: Vec::new(),
             lag: None,

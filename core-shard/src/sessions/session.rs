@@ -9,6 +9,7 @@ use super::outbox::Outbox;
 use super::rate::Bucket;
 use crate::io::Claims;
 use crate::message::FoundUser;
+use crate::sorted_map::SortedMap;
 
 /// One connection of a client.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ pub(crate) struct Open {
     pub(crate) user: UserId,
     pub(crate) device: DeviceId,
     pub(crate) user_seq: u64,
-    pub(crate) conversations: BTreeMap<ConversationId, Membership>,
+    pub(crate) conversations: SortedMap<ConversationId, Membership>,
     /// Conversations that the owner has not answered for.
     pub(crate) syncing: u32,
     /// Directory requests that wait for `syncing` to reach 0.
