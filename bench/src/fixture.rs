@@ -10,7 +10,7 @@ use tern_core_shard::config::{Limits, ShardConfig};
 use tern_core_shard::io::{
     Claims, Ending, Input, Lane, Logged, Output, Record, Reply, Request, Row, ViewQuery, ViewReply,
 };
-use tern_protocol::client::{CreateGroup, Hello, Invite, OpenDirect};
+use tern_protocol::client::{At, CreateGroup, GetHistory, Hello, Invite, OpenDirect};
 use tern_protocol::command::CommandHead;
 use tern_protocol::frame::{self, Encode, Frame};
 use tern_protocol::limit::{DELIVERY_LANE_COUNT, INVITES_MAX};
@@ -103,13 +103,18 @@ impl Fixture {
 
     /// Connects a device and waits until its session is open.
     pub fn connect(&mut self, login: Login) -> SessionId {
+        self.resume(login, &[]).0
+    }
+
+    /// Connects a device that has something already, and waits until its session is open and level. Returns how many frames it took, too.
+    pub fn resume(&mut self, login: Login, positions: &[At]) -> (SessionId, usize) {
         let session = SessionId::from_raw(1 << 32 | self.next_slot);
         self.next_slot += 1;
         self.feed(Input::Connected { session });
         let mut token = login.user.raw().to_le_bytes().to_vec();
         token.extend_from_slice(&login.device.raw().to_le_bytes());
-        self.say(session, &Hello { user_seq: 0, token: &token, client: b"bench", positions: &[] });
-        session
+        let taken = self.say(session, &Hello { user_seq: 0, token: &token, client: b"bench", positions });
+        (session, taken)
     }
 
     /// Ends a connection.
@@ -139,8 +144,21 @@ impl Fixture {
         conversation
     }
 
+    /// Asks for the newest events of a conversation and waits for the page.
+    ///
+    /// # Panics
+    /// When the answer is not one page.
+    pub fn page(&mut self, session: SessionId, conversation: ConversationId, limit: u16) {
+        let request = u128::from(self.number());
+        let conversation = conversation.raw();
+        let page = GetHistory { request, conversation, anchor: u64::MAX, limit, direction: 0 };
+        assert_eq!(self.say(session, &page), 1, "a page");
+    }
+
     /// Lets a minute pass, so that no timer of the set-up is left, and takes everything that waits for a session.
     pub fn settle(&mut self) {
+        // Or it would wait for a minute.
+        self.take_frames(|_, _| {});
         self.now = self.now.after(Duration::from_secs(60));
         self.feed(Input::Timeout);
         self.take_frames(|_, _| {});
@@ -218,13 +236,13 @@ impl Fixture {
         &self.last_rows
     }
 
-    /// Says something for a session, and checks that nothing was refused.
-    fn say<F: Encode>(&mut self, session: SessionId, said: &F) {
+    /// Says something for a session, and checks that nothing was refused. Returns how many frames came back, to anybody.
+    fn say<F: Encode>(&mut self, session: SessionId, said: &F) -> usize {
         self.feed(Input::Frame { session, bytes: frame::to_vec(said).into() });
         self.take_frames(|_, answer| {
             let kind = frame::open(&answer).map(|(kind, _)| kind);
             assert_ne!(kind, Ok(Reject::KIND), "{:?} is refused", F::KIND);
-        });
+        })
     }
 
     fn ask(&mut self, request: Request) -> Reply {

@@ -29,5 +29,6 @@ pub(crate) fn all(_words: &[String]) -> Result<(), String> {
     run("benches, once", &mut cargo(&["test", "--package", "tern-bench", "--benches"]))?;
     let tests = [&["test", "--lib", "--test", "shards", "--test", "process"], &glommio[..], &GLOMMIO_TESTS].concat();
     run("tests, with glommio", &mut cargo(&tests))?;
+    run("bench check", &mut cargo(&["xtask", "bench-check"]))?;
     run_tests("tests", &mut cargo(&["test", "--workspace"]))
 }

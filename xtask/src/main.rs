@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own commands. Picks one and runs it; each is a file here.
 
+mod bench_check;
 mod ci;
 mod kill_test;
 mod runtimes;
@@ -12,6 +13,8 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask COMMAND
 
+  bench-check  instructions of every hot path and bytes of an idle connection against bench/baseline.json (needs valgrind):
+               --save, --spread, or parts of paths' names
   ci           everything that CI runs, in its order
   kill-test    kill -9 of a server under load: --rounds N, --clients N, --shards N, --driver D, --seed N, --release
   runtimes     the same shard on each runtime, and stock quinn on tokio, in one table: --seconds N, --rounds N
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
     let command = args.next();
     let rest: Vec<String> = args.collect();
     let outcome = match command.as_deref() {
+        Some("bench-check") => bench_check::all(&rest),
         Some("ci") => ci::all(&rest),
         Some("kill-test") => kill_test::all(&rest),
         Some("runtimes") => runtimes::all(&rest),

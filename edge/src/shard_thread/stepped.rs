@@ -1,10 +1,11 @@
 //! One shard without its thread: the same loop, sockets and bounds, but every turn is taken by hand, on the caller's thread and at the
 //! caller's time. For measuring what a turn costs; the server never makes one. Never sleeps longer than it takes to look around.
 
-use std::fmt;
-use std::io;
+use std::future::{self, Future};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use tern_core_shard::io::{Reply, Request};
 use tern_protocol::ShardId;
@@ -30,6 +31,7 @@ pub struct SteppedShard<S> {
     driver: Driver,
     runtime: Runtime,
     mailbox: Mailbox,
+    bell: Arc<Bell>,
     status: Arc<Status>,
     address: SocketAddr,
     _lock: Arc<PortLock>,
@@ -76,18 +78,18 @@ impl<S: Store> SteppedShard<S> {
             verifier,
             links,
             inbox,
-            bell,
+            bell: Arc::clone(&bell),
             status: Arc::clone(&status),
         };
         let (thread, driver) = runtime.block_on(async { set_up(seat) })?;
-        Ok(Self { thread, driver, runtime, mailbox, status, address, _lock: lock })
+        Ok(Self { thread, driver, runtime, mailbox, bell, status, address, _lock: lock })
     }
 
     /// Looks for what has come in on any socket, and takes one turn. Returns whether something is left for the next one.
     pub fn step(&mut self, now: Moment) -> bool {
-        let Self { thread, driver, runtime, .. } = self;
+        let Self { thread, driver, runtime, bell, .. } = self;
         runtime.block_on(async {
-            thread.sleep(true, driver).await;
+            look_around(thread, driver, bell).await;
             thread.expect_packets();
             thread.turn(now, driver)
         })
@@ -128,6 +130,20 @@ impl<S: Store> SteppedShard<S> {
     pub fn counters(&self) -> ShardCounters {
         self.status.counters.snapshot()
     }
+}
+
+/// Sleeps, and is woken at once. The bell rings only after the shard sleeps: a driver that finds it rung need not ask the kernel for more.
+async fn look_around<S: Store>(thread: &mut ShardThread<S>, driver: &mut Driver, bell: &Bell) {
+    let mut sleep = pin!(thread.sleep(false, driver));
+    let mut is_rung = false;
+    future::poll_fn(|cx| {
+        let woken = sleep.as_mut().poll(cx);
+        if woken.is_pending() && !std::mem::replace(&mut is_rung, true) {
+            bell.ring_always();
+        }
+        woken
+    })
+    .await;
 }
 
 impl<S> fmt::Debug for SteppedShard<S> {
