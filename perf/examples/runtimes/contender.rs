@@ -52,9 +52,9 @@ pub(crate) struct Contender {
     pub(crate) group: ConversationId,
     /// Of each pair.
     pub(crate) directs: Vec<ConversationId>,
+    /// Its own folder.
+    pub(crate) directory: PathBuf,
     process: Process,
-    /// Removed at the end.
-    directory: PathBuf,
 }
 
 enum Process {
@@ -121,6 +121,21 @@ impl Contender {
         let direct = |pair: &[UserId]| Some(ConversationId::direct(*pair.first()?, *pair.last()?));
         let directs = users.chunks_exact(2).filter_map(direct).collect();
         Ok(Self { fleet, group, directs, process, directory })
+    }
+
+    /// Whether a thread of this name does the transport's work.
+    pub(crate) fn is_transport(&self, thread: &str) -> bool {
+        matches!(self.process, Process::Baseline(_)) || thread.starts_with("tern-shard")
+    }
+
+    /// Ids of those threads.
+    pub(crate) fn transport_threads(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+        let own = paths.filter(|path| {
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|name| self.is_transport(name.trim_end()))
+        });
+        own.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect()
     }
 
     /// Its process.

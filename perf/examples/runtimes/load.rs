@@ -6,6 +6,7 @@ use tern_perf::fleet::{Action, Arrival, Counts, PeerId, Workload};
 use tern_perf::measure::ProcessMeter;
 
 use crate::Failure;
+use crate::calls::Calls;
 use crate::contender::{Contender, PEERS};
 
 /// Size of a message. Unit: bytes. A few sentences; what the targets are stated for.
@@ -14,6 +15,8 @@ const BODY_SIZE: u32 = 200;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What comes before a turn and is not measured: caches, congestion windows, acknowledgement delays.
 const WARM_UP: Duration = Duration::from_millis(500);
+/// How long system calls are counted. Unit: time.
+const COUNTED: Duration = Duration::from_secs(1);
 /// From the making of a schedule to its first message. Unit: time.
 const LEAD: Duration = Duration::from_millis(20);
 
@@ -78,11 +81,7 @@ impl Load {
         let tally = fleet.tally();
         let counts = tally.counts.since(&before);
         clean(&counts)?;
-        let units = match self.to {
-            To::Pairs => counts.acked,
-            To::Group => counts.delivered,
-        };
-        let per = |amount: f64| amount / units.max(1) as f64;
+        let per = |amount: f64| amount / self.units(&counts);
         let cpu = |of: &dyn Fn(&str) -> bool| -> f64 {
             usage.threads.iter().filter(|thread| of(&thread.name)).map(|thread| thread.cpu_seconds * 1e6).sum()
         };
@@ -96,13 +95,30 @@ impl Load {
             load: 0,
             round: 0,
             cpu_us: per(cpu(&|_| true)),
-            transport_us: per(cpu(&|name| name == "tern-shard" || name == "stock-quinn")),
+            transport_us: per(cpu(&|name| contender.is_transport(name))),
             sleeps: per(usage.switches_voluntary as f64),
             datagrams: [counts.datagrams_in, counts.datagrams_out].map(|count| per(count as f64)),
             delivery_us: latency("send_to_delivery"),
             ack_us: latency("send_to_ack"),
             others_percent: 0.0,
         })
+    }
+
+    /// System calls of the transport's threads per unit; `None` where they cannot be counted.
+    pub(crate) fn count_calls(&self, contender: &Contender) -> Result<Option<f64>, Failure> {
+        let Some(calls) = Calls::begin(&contender.transport_threads(), &contender.directory) else { return Ok(None) };
+        let before = contender.fleet.tally().counts;
+        self.offer(contender, COUNTED)?;
+        let counts = contender.fleet.tally().counts.since(&before);
+        Ok(calls.end(&contender.directory).map(|count| count / self.units(&counts)))
+    }
+
+    fn units(&self, counts: &Counts) -> f64 {
+        let units = match self.to {
+            To::Pairs => counts.acked,
+            To::Group => counts.delivered,
+        };
+        units.max(1) as f64
     }
 
     fn offer(&self, contender: &Contender, length: Duration) -> Result<(), Failure> {
@@ -126,7 +142,9 @@ impl Load {
             Arrival { at: start + gap * number, peer: PeerId(peer), action }
         };
         let count = u32::try_from(count)?;
+        let target = contender.fleet.tally().counts.arrivals + u64::from(count);
         contender.fleet.run(|_, _| Box::new(Schedule { next: 0, count, make: schedule.clone() }));
+        contender.fleet.wait("the schedule to end", length + PATIENCE, |counts| counts.arrivals >= target)?;
         let settled = contender.fleet.settle(PATIENCE);
         if settled.level { Ok(()) } else { Err(format!("messages are missing: {settled:?}").into()) }
     }

@@ -3,6 +3,7 @@
 //! Every server runs on one core and the one generator that loads them all on another. They are loaded in turns (A B C D, A B C D, ...), so
 //! that what the machine does beside it is in all of them alike; the ratio is taken within a turn. Never compares across runs.
 
+mod calls;
 mod contender;
 mod load;
 mod table;
@@ -77,6 +78,12 @@ fn run(args: &Args) -> Result<(), Failure> {
             }
         }
     }
-    println!("{}", table::render(&samples, args, &Machine::read()));
+    let mut calls = Vec::new();
+    for load in &LOADS {
+        for contender in &contenders {
+            calls.push(load.count_calls(contender)?);
+        }
+    }
+    println!("{}", table::render(&samples, &calls, args, &Machine::read()));
     Ok(())
 }

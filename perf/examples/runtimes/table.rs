@@ -4,19 +4,20 @@ use std::fmt::Write as _;
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
-use tern_perf::measure::Machine;
+use tern_perf::measure::{Machine, PRESSURE_MAX};
 
 use crate::Args;
 use crate::contender::{Kind, PEERS};
 use crate::load::{LOADS, Sample};
 
-const HEAD: [&str; 10] = [
+const HEAD: [&str; 11] = [
     "load",
     "server",
     "CPU us per unit",
     "ratio to stock quinn",
     "transport's threads",
     "sleeps per unit",
+    "system calls per unit",
     "datagrams out/in per unit",
     "delivery p50 us",
     "delivery p99 us",
@@ -24,7 +25,7 @@ const HEAD: [&str; 10] = [
 ];
 
 /// What is printed at the end.
-pub(crate) fn render(samples: &[Sample], args: &Args, machine: &Machine) -> String {
+pub(crate) fn render(samples: &[Sample], calls: &[Option<f64>], args: &Args, machine: &Machine) -> String {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header(HEAD);
     for column in table.column_iter_mut().skip(2) {
@@ -43,6 +44,7 @@ pub(crate) fn render(samples: &[Sample], args: &Args, machine: &Machine) -> Stri
                 Spread::of(ratios).text(2),
                 format!("{:.2}", column(|sample| sample.transport_us).median),
                 format!("{:.2}", column(|sample| sample.sleeps).median),
+                calls_of(calls, at * Kind::ALL.len() + index),
                 [0, 1].map(|way| format!("{:.2}", datagrams(&own, way).median)).join("/"),
                 format!("{:.0}", column(|sample| sample.delivery_us[0]).median),
                 format!("{:.0}", column(|sample| sample.delivery_us[1]).median),
@@ -58,6 +60,10 @@ fn select(samples: &[Sample], load: usize, contender: usize) -> Vec<&Sample> {
         samples.iter().filter(|sample| (sample.load, sample.contender) == (load, contender)).collect();
     found.sort_by_key(|sample| sample.round);
     found
+}
+
+fn calls_of(calls: &[Option<f64>], at: usize) -> String {
+    calls.get(at).copied().flatten().map_or_else(|| "-".to_owned(), |count| format!("{count:.2}"))
 }
 
 fn datagrams(samples: &[&Sample], way: usize) -> Spread {
@@ -96,7 +102,8 @@ fn caption(samples: &[Sample], args: &Args, machine: &Machine) -> String {
         text,
         "Stock quinn does the transport's part only: no log, no disk, no membership, no limits. The shards write every message to the log and \
          wait for the disk before they acknowledge or deliver it. So the ratio favours stock quinn, and its latency has no disk in it; the \
-         shards' transport threads also do all of the chat logic."
+         shards' transport threads also do all of the chat logic. Sleeps are of \
+         the whole process, system calls of the transport's threads."
     );
     let _ = write!(
         text,
@@ -111,6 +118,15 @@ fn caption(samples: &[Sample], args: &Args, machine: &Machine) -> String {
         others.least,
         others.most
     );
+    let void = samples.iter().filter(|sample| sample.others_percent > PRESSURE_MAX).count();
+    if void > 0 {
+        let _ = write!(
+            text,
+            "\n\nThe machine was busy: in {void} of {} turns others used more than {PRESSURE_MAX:.0} % of it. Times are void, and CPU is \
+             too high everywhere (cold caches); ratios, and the counts of calls and datagrams, hold.",
+            samples.len()
+        );
+    }
     text
 }
 
