@@ -131,7 +131,7 @@ impl Quic {
             let Self { endpoint, buffer, connections, dirty, packet, .. } = self;
             let mut migrations = 0;
             for _ in 0..RECEIVE_CALLS {
-                let received = udp.receive(buffer, counts, |datagram| {
+                let more = udp.receive(buffer, counts, |datagram| {
                     let Received { remote, local_ip, ecn, data } = datagram;
                     packet.clear();
                     // A packet of a forgotten connection would be answered with a reset: a dead process answers nothing.
@@ -140,7 +140,7 @@ impl Quic {
                         migrations += deliver(connections, dirty, slot, event, socket);
                     }
                 });
-                if !received {
+                if !more {
                     break;
                 }
             }

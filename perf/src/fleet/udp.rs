@@ -15,6 +15,8 @@ use super::tally::Counts;
 const BUFFER_SIZE: usize = 8 * 1024 * 1024;
 /// Bytes of one receive buffer: the most that the kernel merges into one. Unit: bytes.
 const RECEIVE_SIZE: usize = 64 * 1024;
+/// "ECN-capable transport", as quinn-proto marks its packets. Source: RFC 3168 section 5.
+const ECT0: u32 = EcnCodepoint::Ect0 as u32;
 /// Datagrams for one peer in one call. Unit: datagrams. quinn's own value.
 const SEGMENTS_MAX: usize = 10;
 
@@ -49,7 +51,7 @@ pub(super) struct Received<'a> {
 }
 
 impl Udp {
-    /// Bound to a free port, for talking to `server`.
+    /// Bound to a free port and connected to `server`: a connected socket sends without looking the route up.
     pub(super) fn bind(server: SocketAddr) -> io::Result<Self> {
         let any: SocketAddr = match server.ip() {
             IpAddr::V4(ip) if ip.is_loopback() => ([127, 0, 0, 1], 0).into(),
@@ -59,7 +61,13 @@ impl Udp {
         let socket = Socket::new(Domain::for_address(any), Type::DGRAM, Some(Protocol::UDP))?;
         let _ = socket.set_recv_buffer_size(BUFFER_SIZE);
         let _ = socket.set_send_buffer_size(BUFFER_SIZE);
+        // Every datagram that is sent without control data carries this mark.
+        match server.ip() {
+            IpAddr::V4(_) => socket.set_tos_v4(ECT0)?,
+            IpAddr::V6(_) => socket.set_tclass_v6(ECT0)?,
+        }
         socket.bind(&any.into())?;
+        socket.connect(&server.into())?;
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new((&socket).into())?;
         Ok(Self { socket, state, blocked: None, readable: true })
@@ -69,7 +77,7 @@ impl Udp {
         &self.socket
     }
 
-    /// Receives one batch and hands out each datagram of it. `false`: nothing was there.
+    /// Receives one batch and hands out each datagram of it. Returns whether more may be there.
     pub(super) fn receive(
         &mut self,
         buffer: &mut ReceiveBuffer,
@@ -79,10 +87,16 @@ impl Udp {
         let mut chunks = buffer.bytes.chunks_exact_mut(RECEIVE_SIZE);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-        let Ok(count) = self.state.recv((&self.socket).into(), &mut slices, &mut buffer.metas) else {
-            self.readable = false;
-            return false;
+        let count = match self.state.recv((&self.socket).into(), &mut slices, &mut buffer.metas) {
+            Ok(count) => count,
+            Err(error) => {
+                // Anything else is what the network said of an earlier datagram: there may be more behind it.
+                self.readable = error.kind() != io::ErrorKind::WouldBlock;
+                return false;
+            }
         };
+        // A call that is not filled has seen the end: what comes later is a new event.
+        self.readable = count == BATCH_SIZE;
         for (bytes, meta) in slices.iter().zip(&buffer.metas).take(count) {
             let ecn = meta.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
             let bytes = bytes.get(..meta.len).unwrap_or_default();
@@ -92,7 +106,7 @@ impl Udp {
                 take(Received { remote: meta.addr, local_ip: meta.dst_ip, ecn, data });
             }
         }
-        true
+        self.readable
     }
 
     /// Most datagrams that one [`Transmit`] may carry.
@@ -125,14 +139,12 @@ impl Udp {
 
     /// `Err`: the kernel has no room now. Every other failure is a lost packet, which QUIC repairs.
     fn try_send(&self, transmit: &Transmit, contents: &[u8], counts: &mut Counts) -> Result<(), ()> {
-        let datagram = quinn_udp::Transmit {
-            destination: transmit.destination,
-            ecn: transmit.ecn.and_then(|ecn| quinn_udp::EcnCodepoint::from_bits(ecn as u8)),
-            contents,
-            segment_size: transmit.segment_size,
-            src_ip: None,
+        let result = if transmit.segment_size.is_none() && transmit.ecn == Some(EcnCodepoint::Ect0) {
+            self.socket.send(contents).map(|_| ())
+        } else {
+            self.send_with_control(transmit, contents)
         };
-        match self.state.try_send((&self.socket).into(), &datagram) {
+        match result {
             Ok(()) => {
                 counts.datagrams_out += transmit.segment_size.map_or(1, |size| contents.len().div_ceil(size)) as u64;
                 counts.bytes_out += contents.len() as u64;
@@ -141,5 +153,16 @@ impl Udp {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(()),
             Err(_) => Ok(()),
         }
+    }
+
+    fn send_with_control(&self, transmit: &Transmit, contents: &[u8]) -> io::Result<()> {
+        let datagram = quinn_udp::Transmit {
+            destination: transmit.destination,
+            ecn: transmit.ecn.and_then(|ecn| quinn_udp::EcnCodepoint::from_bits(ecn as u8)),
+            contents,
+            segment_size: transmit.segment_size,
+            src_ip: None,
+        };
+        self.state.try_send((&self.socket).into(), &datagram)
     }
 }

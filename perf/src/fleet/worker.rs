@@ -30,6 +30,10 @@ const ARRIVALS_BUDGET: Duration = Duration::from_millis(2);
 /// Longest sleep: counts are shared at least so often. Unit: time.
 const SLEEP_MAX: Duration = Duration::from_millis(50);
 
+/// Timers fire together with the others of this span, at its end. Unit: time.
+/// Source: tokio, under the SDK: "Sleep operates at millisecond granularity".
+const TIMER_GRAIN: Duration = Duration::from_millis(1);
+
 /// What the controlling thread wants.
 pub(super) enum Order {
     Run(Box<dyn Workload>),
@@ -125,11 +129,16 @@ impl Worker {
             };
             let epoll = self.poll.registry().as_fd();
             let mut wanted = [rustix::event::PollFd::from_borrowed_fd(epoll, rustix::event::PollFlags::IN)];
-            match rustix::event::poll(&mut wanted, Some(&timeout)) {
+            let woken = rustix::event::poll(&mut wanted, Some(&timeout));
+            self.book.counts.idle_ns += u64::try_from(now.elapsed().as_nanos()).unwrap_or(0);
+            match woken {
+                Ok(0) => {
+                    events.clear();
+                    return Ok(());
+                }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            self.book.counts.idle_ns += u64::try_from(now.elapsed().as_nanos()).unwrap_or(0);
         }
         match self.poll.poll(events, Some(Duration::ZERO)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
@@ -137,9 +146,18 @@ impl Worker {
         }
     }
 
+    /// Arrivals are due to the nanosecond, timers to the next whole grain: those of many connections then share one waking.
     fn next_due(&self) -> Option<Instant> {
         let arrival = self.running.iter().map(|running| running.next.at).min();
-        [self.quic.next_deadline(), self.timers.next(), arrival].into_iter().flatten().min()
+        let timer = [self.quic.next_deadline(), self.timers.next()].into_iter().flatten().min();
+        [timer.map(|at| self.next_grain(at)), arrival].into_iter().flatten().min()
+    }
+
+    fn next_grain(&self, at: Instant) -> Instant {
+        let start = self.book.common.start;
+        let since = at.saturating_duration_since(start).as_nanos();
+        let grains = since.div_ceil(TIMER_GRAIN.as_nanos());
+        start + TIMER_GRAIN * u32::try_from(grains).unwrap_or(u32::MAX)
     }
 
     fn note_events(&mut self, events: &Events) {
