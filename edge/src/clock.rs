@@ -43,6 +43,12 @@ impl Clock {
     }
 }
 
+/// How long it is until then; nothing if it was earlier. For timers that know only that.
+#[cfg(feature = "glommio")]
+pub(crate) fn until(then: Instant) -> Duration {
+    then.saturating_duration_since(Instant::now())
+}
+
 /// A timer is never armed further away than this: instants overflow, and nobody waits a year.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 

@@ -18,6 +18,7 @@ use rustix::event::epoll;
 
 use super::local::RING_ENTRIES;
 use super::tcp::Readiness;
+use crate::clock;
 
 /// Memory for reading files past the page cache. Unit: bytes. Shards read none; glommio takes no less.
 const IO_MEMORY: usize = 64 * 1024;
@@ -118,20 +119,16 @@ pub(super) struct Sleep(Timer);
 
 impl Sleep {
     pub(super) fn new(until: Instant) -> Self {
-        Self(Timer::new(from_now(until)))
+        Self(Timer::new(clock::until(until)))
     }
 
     pub(super) fn reset(&mut self, until: Instant) {
-        self.0.reset(from_now(until));
+        self.0.reset(clock::until(until));
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         Pin::new(&mut self.0).poll(cx).is_ready()
     }
-}
-
-fn from_now(until: Instant) -> Duration {
-    until.saturating_duration_since(Instant::now())
 }
 
 pub(super) fn spawn(task: impl Future<Output = ()> + 'static) {
