@@ -13,6 +13,7 @@ mod deadline;
 mod descriptors;
 mod handle;
 mod inbound;
+mod liveness;
 mod outbox;
 mod peer;
 mod plan;

@@ -79,8 +79,17 @@ impl Peer {
         self.pump_posts(book);
     }
 
-    /// A new connection: whatever was on its way goes again, in the same order.
-    pub(super) fn resend_posts(&mut self) {
+    /// A new connection: whatever was on its way goes again, in the same order, unless its event has come back meanwhile.
+    pub(super) fn resend_posts(&mut self, book: &mut Book) {
+        self.posts.retain(|post| match post.stored {
+            Some((seq, at)) => {
+                let now = std::mem::replace(&mut book.now, at);
+                book.on_acked(post.conversation, seq, post.intended);
+                book.now = now;
+                false
+            }
+            None => true,
+        });
         for post in &mut self.posts {
             match &mut post.stage {
                 Stage::InFlight => post.stage = Stage::Queued,
@@ -99,7 +108,6 @@ impl Peer {
             self.retry_at = self.retry_at.min(self.hold_until);
             return;
         }
-        self.finish_stored(book);
         let mut inflight = 0;
         let mut held_up: Vec<u128> = Vec::new();
         for index in 0..self.posts.len() {
@@ -172,24 +180,14 @@ impl Peer {
         true
     }
 
-    /// Its own event came: as good as the acknowledgement, if that does not come.
+    /// Its own event came: as good as the acknowledgement, which is still waited for while it can come.
     pub(super) fn on_own_event(&mut self, request: u128, seq: u64, book: &mut Book) {
         let Some(number) = number_of(book.common.run, request) else { return };
-        if let Some(post) = self.posts.iter_mut().find(|post| post.number == number) {
+        let Some(post) = self.posts.iter_mut().find(|post| post.number == number) else { return };
+        if post.stage == Stage::InFlight {
             post.stored = Some((seq, book.now));
-        }
-    }
-
-    /// Before anything is sent again: what has come back is done.
-    fn finish_stored(&mut self, book: &mut Book) {
-        let done = |post: &Post| post.stored.is_some() && post.stage != Stage::InFlight;
-        while let Some(index) = self.posts.iter().position(done) {
-            let Some(post) = self.posts.remove(index) else { return };
-            if let Some((seq, at)) = post.stored {
-                let now = std::mem::replace(&mut book.now, at);
-                book.on_acked(post.conversation, seq, post.intended);
-                book.now = now;
-            }
+        } else if let Some(post) = self.take_post(number) {
+            book.on_acked(post.conversation, seq, post.intended);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tern_protocol::CloseCode;
-use tern_protocol::client::{At, Hello, Ping};
+use tern_protocol::client::{At, Hello};
 use tern_protocol::frame;
 use tern_protocol::limit::POSITIONS_MAX;
 
@@ -20,8 +20,6 @@ use super::verify::Track;
 
 /// How the fleet names itself in the server's logs.
 const CLIENT_NAME: &str = concat!("tern-perf/", env!("CARGO_PKG_VERSION"));
-/// Pings without an answer for so many intervals end the connection. Source: docs/wire-format.md, "The life of a connection", 6.
-const INTERVALS_MAX: u64 = 2;
 /// First wait before dialling again, and its longest. Source: docs/wire-format.md, "The life of a connection", 8.
 const BACKOFF_MIN_NS: u64 = 250_000_000;
 /// See [`BACKOFF_MIN_NS`]. Unit: doublings; 250 ms doubled seven times are 32 s.
@@ -122,9 +120,9 @@ pub(super) struct Peer {
     /// When this connection was welcomed.
     pub(super) since: u64,
     pub(super) ping_interval: u64,
-    ping_at: u64,
+    pub(super) ping_at: u64,
     /// The ping that waits for its pong.
-    pinged: Option<(u64, u64)>,
+    pub(super) pinged: Option<(u64, u64)>,
     /// When to ask for what is missing.
     pub(super) repair_at: u64,
     /// When a post or request may be tried again.
@@ -276,7 +274,7 @@ impl Peer {
         }))
     }
 
-    fn positions(&self) -> Vec<At> {
+    pub(super) fn positions(&self) -> Vec<At> {
         let placed = self.tracks.iter().filter_map(|track| Some((track.conversation, track.position()?)));
         placed.take(POSITIONS_MAX).map(|(conversation, seq)| At { conversation, seq }).collect()
     }
@@ -301,7 +299,7 @@ impl Peer {
             self.read_directory(book);
         }
         self.watch_again(book);
-        self.resend_posts();
+        self.resend_posts(book);
         self.pump(book);
         self.check_level(book);
     }
@@ -356,76 +354,6 @@ impl Peer {
         // Half of it is jitter, so that those that were lost together do not come back together.
         let jitter = tern_protocol::placement::mix64(book.common.seed ^ book.now ^ u64::from(self.id)) % (longest / 2);
         self.enter(Phase::Waiting(book.now + longest / 2 + jitter), book);
-    }
-
-    /// Everything that is due. The worker dials when it says so.
-    pub(super) fn on_timer(&mut self, book: &mut Book) -> Option<Command> {
-        match self.phase {
-            Phase::Away => return None,
-            Phase::Waiting(at) if at <= book.now => {
-                book.counts.redials += 1;
-                return Some(Command::Dial);
-            }
-            Phase::Waiting(_) => return None,
-            Phase::Dialing(until) if until <= book.now => {
-                self.close = Some(CloseCode::TooSlow);
-                return None;
-            }
-            Phase::Dialing(_) => return None,
-            Phase::Open => {}
-        }
-        if self.ping_at <= book.now {
-            self.ping_at = book.now + self.ping_interval;
-            match self.pinged {
-                Some((_, at)) if book.now.saturating_sub(at) >= INTERVALS_MAX * self.ping_interval => {
-                    self.close = Some(CloseCode::TooSlow);
-                    return None;
-                }
-                Some(_) => {}
-                None => {
-                    let nonce = self.next_nonce();
-                    self.pinged = Some((nonce, book.now));
-                    self.write_ping(nonce);
-                }
-            }
-        }
-        if self.repair_at <= book.now {
-            self.repair_at = NEVER;
-            self.repair_all(book);
-        }
-        if self.entry_due <= book.now {
-            self.read_directory(book);
-        }
-        if self.retry_at <= book.now {
-            self.pump(book);
-        }
-        None
-    }
-
-    pub(super) fn write_ping(&mut self, nonce: u64) {
-        let positions = self.positions();
-        self.out.push(Bytes::from(frame::to_vec(&Ping { nonce, positions: &positions })));
-    }
-
-    pub(super) fn on_pong_nonce(&mut self, nonce: u64, book: &mut Book) {
-        if self.pinged.is_some_and(|(asked, _)| asked == nonce) {
-            self.pinged = None;
-            book.counts.pongs += 1;
-        } else if nonce != 0
-            && let Some(asked) = self.take_asked(u128::from(nonce))
-        {
-            book.counts.pongs += 1;
-            book.record(Span::Ping, asked.intended);
-        }
-    }
-
-    /// When [`Self::on_timer`] will have something to do.
-    pub(super) fn deadline(&self) -> u64 {
-        match self.phase {
-            Phase::Away => NEVER,
-            Phase::Waiting(at) | Phase::Dialing(at) => at,
-            Phase::Open => self.ping_at.min(self.repair_at).min(self.retry_at).min(self.entry_due),
-        }
     }
 
     /// Records a resume that is complete.
@@ -488,3 +416,7 @@ impl Peer {
         self.ask(Request::WatchPresence(users), book.now, book);
     }
 }
+
+#[cfg(test)]
+#[path = "peer_tests.rs"]
+mod tests;
