@@ -123,7 +123,8 @@ fn caption(samples: &[Sample], args: &Args, machine: &Machine) -> String {
         let _ = write!(
             text,
             "\n\nThe machine was busy: in {void} of {} turns others used more than {PRESSURE_MAX:.0} % of it. Times are void, and CPU is \
-             too high everywhere (cold caches); ratios, and the counts of calls and datagrams, hold.",
+             too high everywhere (cold caches). Ratios hold. Calls and datagrams are fewer than on a quiet machine wherever messages waited \
+             for each other.",
             samples.len()
         );
     }
