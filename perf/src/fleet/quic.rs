@@ -20,6 +20,8 @@ use super::udp::{ReceiveBuffer, Received, Udp};
 
 /// Batches received from one socket in one turn. Unit: calls of up to 32 buffers.
 const RECEIVE_CALLS: usize = 4;
+/// Connections driven in one turn. Unit: connections. 128 are about a millisecond.
+const VISITS_MAX: usize = 128;
 /// Packets sent for one connection in one turn. Unit: transmits of up to ten datagrams.
 const TRANSMITS_MAX: usize = 32;
 
@@ -30,9 +32,11 @@ pub(super) struct Quic {
     buffer: ReceiveBuffer,
     /// By [`ConnectionHandle`], which is a slab key. Boxed: a connection is 6 KB and stays where it is.
     connections: Vec<Option<Box<Connection>>>,
-    /// Slots to look at in this turn, each once.
+    /// Slots to look at in the next round, each once.
     dirty: Vec<u32>,
-    spare: Vec<u32>,
+    /// The slots that were dirty when the last round began, and how many of them were visited.
+    round: Vec<u32>,
+    visited: usize,
     deadlines: Deadlines,
     /// Where packets are written before they are sent.
     packet: Vec<u8>,
@@ -53,7 +57,8 @@ impl Quic {
             buffer: ReceiveBuffer::new(),
             connections: Vec::new(),
             dirty: Vec::new(),
-            spare: Vec::new(),
+            round: Vec::new(),
+            visited: 0,
             deadlines: Deadlines::default(),
             packet: Vec::new(),
             server,
@@ -165,8 +170,8 @@ impl Quic {
         }
     }
 
-    /// Reads, writes and sends for every connection for which something has happened. Each that read something for its peer is given to
-    /// `after` with the peer. Returns whether some have more.
+    /// Reads, writes and sends for a bounded number of the connections for which something has happened: arrivals do not wait for a whole
+    /// round. Each that has a peer is given to `after` with it. Returns whether some are left.
     pub(super) fn drive(
         &mut self,
         peers: &mut [Peer],
@@ -176,11 +181,16 @@ impl Quic {
         for udp in &mut self.sockets {
             udp.retry(&mut book.counts);
         }
-        std::mem::swap(&mut self.dirty, &mut self.spare);
-        // Neighbours in memory were made together: the order keeps the caches useful.
-        self.spare.sort_unstable();
-        for visited in 0..self.spare.len() {
-            let Some(slot) = self.spare.get(visited).copied() else { break };
+        if self.visited >= self.round.len() {
+            self.round.clear();
+            self.visited = 0;
+            std::mem::swap(&mut self.dirty, &mut self.round);
+            // Neighbours in memory were made together: the order keeps the caches useful.
+            self.round.sort_unstable();
+        }
+        for _ in 0..VISITS_MAX {
+            let Some(slot) = self.round.get(self.visited).copied() else { break };
+            self.visited += 1;
             let Some(connection) = at(&mut self.connections, slot) else { continue };
             connection.is_dirty = false;
             if self.sockets.get(connection.socket).is_none_or(Udp::is_blocked) {
@@ -210,8 +220,7 @@ impl Quic {
                 mark(&mut self.dirty, connection, slot);
             }
         }
-        self.spare.clear();
-        !self.dirty.is_empty() && !self.is_blocked()
+        self.visited < self.round.len() || (!self.dirty.is_empty() && !self.is_blocked())
     }
 
     /// Whether every connection that has something to do waits for room in a socket.

@@ -28,6 +28,8 @@ const PROTOCOL: &str = "tern.v1.rkyv";
 const PATH: &str = "/api/v1/socket";
 /// Read buffer of one socket. Unit: bytes. A chat message fits; larger frames grow it while they last.
 const READ_BUFFER_SIZE: usize = 2 * 1024;
+/// Connections driven in one turn. Unit: connections. As over QUIC.
+const VISITS_MAX: usize = 128;
 /// Messages read from one socket in one visit. Unit: messages.
 const READ_BUDGET: usize = 256;
 
@@ -55,8 +57,11 @@ struct Socket {
 pub(super) struct WebSockets {
     sockets: Vec<Option<Box<Socket>>>,
     free: Vec<u32>,
+    /// Slots to look at in the next round, each once.
     dirty: Vec<u32>,
-    spare: Vec<u32>,
+    /// The slots that were dirty when the last round began, and how many of them were visited.
+    round: Vec<u32>,
+    visited: usize,
     registry: Registry,
     /// Token of slot 0.
     base: usize,
@@ -67,8 +72,8 @@ pub(super) struct WebSockets {
 impl WebSockets {
     pub(super) fn new(registry: Registry, base: usize, server: SocketAddr, server_name: &str) -> Self {
         let server_name = server_name.to_owned();
-        let (sockets, free, dirty, spare) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { sockets, free, dirty, spare, registry, base, server, server_name }
+        let (sockets, free, dirty, round) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { sockets, free, dirty, round, visited: 0, registry, base, server, server_name }
     }
 
     /// Begins a connection; its slot.
@@ -149,17 +154,22 @@ impl WebSockets {
         }
     }
 
-    /// Reads and writes every connection for which something has happened. Each is given to `after` with its peer. Returns whether some
-    /// have more.
+    /// Reads and writes a bounded number of the connections for which something has happened. Each is given to `after` with its peer.
+    /// Returns whether some are left.
     pub(super) fn drive(
         &mut self,
         peers: &mut [Peer],
         book: &mut Book,
         mut after: impl FnMut(u32, &mut Peer, &mut Book),
     ) -> bool {
-        std::mem::swap(&mut self.dirty, &mut self.spare);
-        for visited in 0..self.spare.len() {
-            let Some(slot) = self.spare.get(visited).copied() else { break };
+        if self.visited >= self.round.len() {
+            self.round.clear();
+            self.visited = 0;
+            std::mem::swap(&mut self.dirty, &mut self.round);
+        }
+        for _ in 0..VISITS_MAX {
+            let Some(slot) = self.round.get(self.visited).copied() else { break };
+            self.visited += 1;
             let Some(socket) = at(&mut self.sockets, slot) else { continue };
             socket.is_dirty = false;
             let local = socket.peer;
@@ -178,8 +188,7 @@ impl WebSockets {
             }
             after(local, peer, book);
         }
-        self.spare.clear();
-        !self.dirty.is_empty()
+        self.visited < self.round.len() || !self.dirty.is_empty()
     }
 }
 
