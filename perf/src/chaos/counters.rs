@@ -22,6 +22,23 @@ pub struct Traffic {
     pub delayed_bytes: u64,
 }
 
+impl std::ops::Add for Traffic {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            offered: self.offered + other.offered,
+            arrived: self.arrived + other.arrived,
+            lost: self.lost + other.lost,
+            blacked_out: self.blacked_out + other.blacked_out,
+            queue_dropped: self.queue_dropped + other.queue_dropped,
+            duplicated: self.duplicated + other.duplicated,
+            reordered: self.reordered + other.reordered,
+            delayed_bytes: self.delayed_bytes + other.delayed_bytes,
+        }
+    }
+}
+
 /// What the TCP senders had to do about losses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Recovery {

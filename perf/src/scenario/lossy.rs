@@ -21,6 +21,11 @@ const RATE: f64 = 100.0;
 /// How long it is measured when nothing is asked for. Unit: time.
 const DURATION: Duration = Duration::from_secs(20);
 
+/// Clients that connect in a second, at most.
+const CONNECT_RATE: f64 = 100.0;
+/// How much longer than elsewhere the warm-up is.
+const WARM_UPS: u32 = 3;
+
 /// The network.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Network")]
@@ -71,13 +76,21 @@ fn one(options: &Options, network: &Network, progress: &Progress, transport: Tra
     let count = (options.connections.unwrap_or(CONNECTIONS).max(2) / 2) * 2;
     let rate = options.rate.unwrap_or(RATE).max(0.1);
     let length = options.duration.unwrap_or(DURATION);
-    let options = &Options { transport, ..options.clone() };
+    // A storm of handshakes would teach every connection a round trip that is not the network's; it takes some to unlearn it.
+    let options = &Options {
+        transport,
+        connect_rate: options.connect_rate.min(CONNECT_RATE),
+        warm_up: options.warm_up * WARM_UPS,
+        ..options.clone()
+    };
     let mut stage = Stage::open(options, progress, &[])?;
     let chaos = Chaos::start(network.plan(options.seed, &stage))?;
     let proxy = Proxy { quic: chaos.quic(), tcp: chaos.tcp() };
     let fleet = stage.fleet(count, |plan| {
         plan.carrier = if transport == Transport::Ws { Carrier::WebSocket } else { Carrier::Quic };
         plan.proxy = Some(proxy);
+        // To the proxy an address is a client: those that share one would share its line.
+        plan.sockets = count.div_ceil(plan.workers);
     })?;
     stage.connect(&fleet, 0..u32::try_from(count)?)?;
     let pairs: Vec<(u32, u32)> = (0..u32::try_from(count / 2)?).map(|pair| (pair * 2, pair * 2 + 1)).collect();
@@ -106,8 +119,21 @@ fn one(options: &Options, network: &Network, progress: &Progress, transport: Tra
     outcome.config.insert("connections".to_owned(), Value::from(count));
     outcome.config.insert("rate".to_owned(), Value::from(rate));
     outcome.config.insert("network".to_owned(), Value::from(format!("{network:?}")));
-    let counters = chaos.counters();
-    outcome.notes.push(format!("The network did this: {counters:?}"));
+    let network = chaos.stop()?;
+    for (way, traffic) in
+        [("to the server", network.udp_up + network.tcp_up), ("to clients", network.udp_down + network.tcp_down)]
+    {
+        outcome.notes.push(format!(
+            "{way}: {} packets, {} lost by the dice, {} in a blackout, {} twice, {} late",
+            traffic.offered, traffic.lost, traffic.blacked_out, traffic.duplicated, traffic.reordered
+        ));
+    }
+    if network.refused + network.kernel_dropped > 0 {
+        outcome.failures.push(format!(
+            "the proxy was the limit: it refused {} and did not read {} packets in time",
+            network.refused, network.kernel_dropped
+        ));
+    }
     Ok(outcome)
 }
 
