@@ -160,7 +160,7 @@ impl Site {
     pub fn client_tls(&self, alpn: &[u8]) -> rustls::ClientConfig {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.certificate.clone()).expect("a certificate");
-        let provider = Arc::clone(self.quic.crypto_provider());
+        let provider = Arc::new(tern_client::wire::crypto_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("the provider has TLS 1.3")

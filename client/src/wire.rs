@@ -14,5 +14,5 @@ pub use dial::{Dialer, WireError};
 pub use frames::FrameReader;
 pub use link::{Ending, Incoming, Lane, Link, LinkClosed, LinkSender, LinkTransport};
 pub use quic::{Home, QuicStart};
-pub use trust::{KeyChanged, Trust, TrustError};
+pub use trust::{KeyChanged, Trust, TrustError, crypto_provider};
 pub use websocket::WebSocket;

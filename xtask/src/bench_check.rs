@@ -17,9 +17,6 @@ const INSTRUCTIONS_MAX: f64 = 3.0;
 const BYTES_MAX: f64 = 256.0;
 /// Where the baseline is, from the root.
 const BASELINE: &str = "bench/baseline.json";
-/// Our own crates, each compiled in one piece for this: cut into pieces, what is inlined depends on code that has nothing to do with it, and
-/// short paths move by a tenth.
-const CRATES: [&str; 5] = ["tern-protocol", "tern-core-shard", "tern-persistence", "tern-edge", "tern-bench"];
 /// What callgrind writes before a path's name.
 const NAME_PREFIX: &str = "desc: Trigger: Client Request: ";
 /// Stops the C library's allocator from counting what it keeps for a thread as given out.
@@ -109,8 +106,6 @@ pub(crate) fn all(words: &[String]) -> Result<(), String> {
 fn build() -> Result<[PathBuf; 2], String> {
     let names = ["instructions", "memory"];
     let words = ["bench", "--no-run", "--package", "tern-bench", "--bench", names[0], "--bench", names[1]];
-    let units = CRATES.map(|name| format!("profile.bench.package.{name}.codegen-units=1"));
-    let words: Vec<&str> = units.iter().flat_map(|unit| ["--config", unit.as_str()]).chain(words).collect();
     run("build the counted programs", &mut cargo(&words))?;
     // The same once more, for where they are: everything is built.
     let words = [&words[..], &["--message-format", "json", "--quiet"]].concat();

@@ -96,7 +96,7 @@ impl ServerCertVerifier for Pin {
 
 /// A TLS 1.3 configuration that trusts the pin.
 pub(crate) fn client_config(pin: &Arc<Pin>) -> io::Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(tern_client::wire::crypto_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?;
