@@ -51,7 +51,8 @@ pub fn one(options: &Options, progress: &Progress, members: usize, offline: f64)
         return Err("group needs a rate above 0: messages a second".into());
     }
     let length = options.duration.unwrap_or(DURATION);
-    let mut window = stage.prepare(&fleet, Pace::Paced)?;
+    // Each message fills all cores for a moment: waiting is part of it.
+    let mut window = stage.prepare(&fleet, Pace::Saturating)?;
     send(&fleet, &room, online, options, options.warm_up + length, rate);
     stage.run_for(&fleet, "warming up", options.warm_up)?;
     window.begin(&fleet)?;

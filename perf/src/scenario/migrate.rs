@@ -34,7 +34,7 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
     let room = Room::make(&stage, &fleet, all(0..count), 1)?;
     stage.connect(&fleet, 1..u32::try_from(count)?)?;
     let handshakes = fleet.tally().counts.handshakes_done;
-    let mut window = stage.prepare(&fleet, Pace::Paced)?;
+    let mut window = stage.prepare(&fleet, Pace::Saturating)?;
     window.begin(&fleet)?;
     group::send(&fleet, &room, count, options, length, rate);
     let start = soon() + length / 4;

@@ -35,7 +35,7 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
     let room = Room::make(&stage, &fleet, all(0..count), 1)?;
     stage.connect(&fleet, 1..u32::try_from(count)?)?;
 
-    let mut window = stage.prepare(&fleet, Pace::Paced)?;
+    let mut window = stage.prepare(&fleet, Pace::Saturating)?;
     group::send(&fleet, &room, count / 2, options, options.warm_up + length, rate);
     stage.run_for(&fleet, "warming up", options.warm_up)?;
     fleet.mark();
