@@ -95,17 +95,8 @@ impl Site {
         let verifier = Arc::clone(&tokens) as _;
         let shard = SteppedShard::new(config, clock, &quic, verifier, log.clone(), [seed; 32]).expect("a free port");
         let tcp = certificates.tcp(TLS_SESSIONS_MAX);
-        let mut this = Self {
-            shard,
-            log,
-            placement,
-            start,
-            passed: Duration::ZERO,
-            tokens,
-            tcp,
-            certificate,
-            next_number: 0,
-        };
+        let mut this =
+            Self { shard, log, placement, start, passed: Duration::ZERO, tokens, tcp, certificate, next_number: 0 };
         this.turns();
         this
     }

@@ -119,6 +119,15 @@ fn one(options: &Options, network: &Network, progress: &Progress, transport: Tra
     outcome.config.insert("connections".to_owned(), Value::from(count));
     outcome.config.insert("rate".to_owned(), Value::from(rate));
     outcome.config.insert("network".to_owned(), Value::from(format!("{network:?}")));
+    outcome.command.push_str(&format!(
+        " --loss {} --rtt {}ms --jitter {}ms --reorder {} --duplicate {} --blackout {}ms",
+        network.loss,
+        network.rtt.as_millis(),
+        network.jitter.as_millis(),
+        network.reorder,
+        network.duplicate,
+        network.blackout.as_millis()
+    ));
     let network = chaos.stop()?;
     for (way, traffic) in
         [("to the server", network.udp_up + network.tcp_up), ("to clients", network.udp_down + network.tcp_down)]

@@ -160,6 +160,33 @@ impl Options {
         self.server.is_none()
     }
 
+    /// The command that runs a scenario with these options again, wherever the programs are.
+    #[must_use]
+    pub fn command(&self, scenario: &str) -> String {
+        let mut words = vec!["tern-perf".to_owned(), scenario.to_owned()];
+        match &self.server {
+            Some(server) => words.push(format!("--server {server}")),
+            None => words.push("--spawn".to_owned()),
+        }
+        words.push(format!("--transport {}", self.transport.name()));
+        words.extend(self.connections.map(|count| format!("--connections {count}")));
+        words.extend(self.members.map(|count| format!("--members {count}")));
+        words.extend((self.offline > 0.0).then(|| format!("--offline {}", self.offline)));
+        words.extend(self.rate.map(|rate| format!("--rate {rate}")));
+        words.extend(self.duration.map(|length| format!("--duration {}ms", length.as_millis())));
+        words.push(format!("--size {} --seed {}", self.size, self.seed));
+        let lists = [("--server-cpus", &self.server_cpus), ("--client-cpus", &self.client_cpus)];
+        words.extend(lists.into_iter().filter(|(_, cpus)| !cpus.is_empty()).map(|(name, cpus)| {
+            let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
+            format!("{name} {}", cpus.join(","))
+        }));
+        words.extend((self.shards > 0).then(|| format!("--shards {}", self.shards)));
+        words.extend((self.driver != "auto").then(|| format!("--driver {}", self.driver)));
+        words.extend((self.workers > 1).then(|| format!("--workers {}", self.workers)));
+        words.extend(self.settings.iter().map(|(key, value)| format!("--set {key}={value}")));
+        words.join(" ")
+    }
+
     /// The address and the name of a server that runs already.
     ///
     /// # Errors
@@ -240,5 +267,21 @@ mod tests {
         assert!(setting("TERN_PIN=true").is_ok());
         assert!(setting("PATH=/").is_err());
         assert!(setting("TERN_PIN").is_err());
+    }
+
+    #[test]
+    fn a_command_names_what_was_chosen_and_no_more() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        let parse = |words: &str| <Line as clap::Parser>::parse_from(words.split(' ')).options;
+        let options = parse("x --members 50 --rate 2.5 --duration 3s --server-cpus 0,1 --set TERN_PIN=true");
+        let command = "tern-perf group --spawn --transport quic --members 50 --rate 2.5 --duration 3000ms --size 200 --seed 1 \
+                       --server-cpus 0,1 --set TERN_PIN=true";
+        assert_eq!(options.command("group"), command);
+        let words = command.strip_prefix("tern-perf group ").expect("it begins so");
+        assert_eq!(parse(&format!("x {words}")).command("group"), command);
     }
 }

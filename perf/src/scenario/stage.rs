@@ -401,7 +401,7 @@ pub(super) fn outcome_of(
 ) -> Outcome {
     let counts = &tally.counts;
     let mut outcome = Outcome::new(scenario, title, options.transport.name());
-    outcome.command = std::env::args().collect::<Vec<_>>().join(" ");
+    outcome.command = options.command(scenario);
     outcome.latency = tally.latency.iter().map(|(name, histogram)| ((*name).to_owned(), histogram.clone())).collect();
     (outcome.delivered, outcome.expected) = (counts.delivered + counts.repaired, counts.expected);
     (outcome.lost, outcome.duplicated) = (counts.lost, counts.duplicated);
