@@ -24,6 +24,31 @@ const HEAD: [&str; 11] = [
     "ack p50 us",
 ];
 
+/// With fewer quiet rounds than this, all rounds count.
+const QUIET_ROUNDS_MIN: usize = 3;
+
+/// The rounds of one load that count.
+struct Rounds {
+    numbers: Vec<u32>,
+    quiet: bool,
+}
+
+impl Rounds {
+    /// Those in which the machine was ours in the turn of every server; all where that was hardly ever so.
+    fn of(samples: &[Sample], load: usize) -> Self {
+        let own = || samples.iter().filter(move |sample| sample.load == load);
+        let last = own().map(|sample| sample.round).max().unwrap_or(0);
+        let is_quiet =
+            |round: &u32| own().all(|sample| sample.round != *round || sample.others_percent <= PRESSURE_MAX);
+        let quiet: Vec<u32> = (0..=last).filter(is_quiet).collect();
+        if quiet.len() >= QUIET_ROUNDS_MIN {
+            Self { numbers: quiet, quiet: true }
+        } else {
+            Self { numbers: (0..=last).collect(), quiet: false }
+        }
+    }
+}
+
 /// What is printed at the end.
 pub(crate) fn render(samples: &[Sample], calls: &[Option<f64>], args: &Args, machine: &Machine) -> String {
     let mut table = Table::new();
@@ -32,13 +57,16 @@ pub(crate) fn render(samples: &[Sample], calls: &[Option<f64>], args: &Args, mac
         column.set_cell_alignment(CellAlignment::Right);
     }
     for (at, load) in LOADS.iter().enumerate() {
+        let rounds = Rounds::of(samples, at);
+        let which = if rounds.quiet { "quiet" } else { "busy: void" };
+        let name = format!("{}; unit: {}; {} rounds, {which}", load.name, load.unit, rounds.numbers.len());
         for (index, kind) in Kind::ALL.into_iter().enumerate() {
-            let own = select(samples, at, index);
-            let baseline = select(samples, at, Kind::ALL.len() - 1);
+            let own = select(samples, at, index, &rounds);
+            let baseline = select(samples, at, Kind::ALL.len() - 1, &rounds);
             let ratios = own.iter().zip(&baseline).map(|(own, base)| own.cpu_us / base.cpu_us).collect();
             let column = |of: fn(&Sample) -> f64| Spread::of(own.iter().map(|sample| of(sample)).collect());
             table.add_row([
-                format!("{} (unit: {})", load.name, load.unit),
+                name.clone(),
                 kind.name().to_owned(),
                 column(|sample| sample.cpu_us).text(2),
                 Spread::of(ratios).text(2),
@@ -55,9 +83,11 @@ pub(crate) fn render(samples: &[Sample], calls: &[Option<f64>], args: &Args, mac
     format!("{table}\n\n{}", caption(samples, args, machine))
 }
 
-fn select(samples: &[Sample], load: usize, contender: usize) -> Vec<&Sample> {
-    let mut found: Vec<&Sample> =
-        samples.iter().filter(|sample| (sample.load, sample.contender) == (load, contender)).collect();
+fn select<'a>(samples: &'a [Sample], load: usize, contender: usize, rounds: &Rounds) -> Vec<&'a Sample> {
+    let is_wanted = |sample: &&Sample| {
+        (sample.load, sample.contender) == (load, contender) && rounds.numbers.contains(&sample.round)
+    };
+    let mut found: Vec<&Sample> = samples.iter().filter(is_wanted).collect();
     found.sort_by_key(|sample| sample.round);
     found
 }
@@ -118,22 +148,38 @@ fn caption(samples: &[Sample], args: &Args, machine: &Machine) -> String {
         others.least,
         others.most
     );
-    let void = samples.iter().filter(|sample| sample.others_percent > PRESSURE_MAX).count();
-    if void > 0 {
-        let _ = write!(
-            text,
-            "\n\nThe machine was busy: in {void} of {} turns others used more than {PRESSURE_MAX:.0} % of it. Times are void, and CPU is \
-             too high everywhere (cold caches). Ratios hold. Calls and datagrams are fewer than on a quiet machine wherever messages waited \
-             for each other.",
-            samples.len()
-        );
-    }
+    let _ = write!(
+        text,
+        " A round counts if they used at most {PRESSURE_MAX:.0} % in the turn of every server. A load with fewer than {QUIET_ROUNDS_MIN} such \
+         rounds shows all of them and is void: there only the ratios say something, and calls and datagrams are fewer than on a quiet \
+         machine because messages wait for each other."
+    );
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn sample(round: u32, others_percent: f64) -> Sample {
+        let (contender, load) = (0, 0);
+        let [cpu_us, transport_us, sleeps] = [1.0; 3];
+        let [datagrams, delivery_us, ack_us] = [[1.0; 2]; 3];
+        Sample { contender, load, round, cpu_us, transport_us, sleeps, datagrams, delivery_us, ack_us, others_percent }
+    }
+
+    #[test]
+    fn a_round_with_one_busy_turn_does_not_count_where_there_are_enough_others() {
+        let mut samples: Vec<Sample> = (0..4).map(|round| sample(round, 1.0)).collect();
+        samples.push(sample(2, 90.0));
+        let rounds = Rounds::of(&samples, 0);
+        assert!(rounds.quiet);
+        assert_eq!(rounds.numbers, [0, 1, 3]);
+        samples.push(sample(1, 90.0));
+        let rounds = Rounds::of(&samples, 0);
+        assert!(!rounds.quiet);
+        assert_eq!(rounds.numbers, [0, 1, 2, 3]);
+    }
 
     #[test]
     fn the_median_of_an_even_number_is_between_the_middle_two() {
