@@ -96,7 +96,7 @@ fn lossy_survives_a_blackout_and_a_new_address() {
 #[test]
 fn presence_is_seen_by_those_who_watch() {
     let outcomes = run("presence --connections 20 --duration 2s");
-    assert!(outcomes[0].latency["presence"].len() > 0);
+    assert!(!outcomes[0].latency["presence"].is_empty());
 }
 
 #[test]
