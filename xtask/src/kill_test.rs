@@ -22,9 +22,9 @@ pub(crate) fn shard_calls(words: &[String]) -> Result<(), String> {
 fn example(name: &str, words: &[String]) -> Result<(), String> {
     let release = words.iter().any(|word| word == "--release");
     let profile: &[&str] = if release { &["--release"] } else { &[] };
-    let server = [&["build", "--package", "tern-edge", "--bin", "tern"], profile].concat();
+    let server = [&["build", "--workspace", "--bin", "tern"], profile].concat();
     run("build the server", &mut cargo(&server))?;
-    let clients = [&["build", "--package", "tern-perf", "--example", name], profile].concat();
+    let clients = [&["build", "--workspace", "--example", name], profile].concat();
     run("build the clients", &mut cargo(&clients))?;
     let built = target_directory().join(if release { "release" } else { "debug" });
     let mut test = std::process::Command::new(built.join("examples").join(name));
