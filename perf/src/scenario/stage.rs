@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -22,6 +23,9 @@ use crate::report::{Line, Outcome, Plot, Progress, ServerUse, Wire};
 
 /// Why a scenario has no result. A result that is not clean is a result.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Directories that this process has made, so that two in one millisecond are two.
+static DIRECTORIES: AtomicU64 = AtomicU64::new(0);
 
 /// Kept-alive HTTPS connections that register and log accounts in. Unit: connections.
 const ACCOUNT_CONNECTIONS: usize = 16;
@@ -108,7 +112,8 @@ impl<'a> Stage<'a> {
         }
         progress.phase("starting the server");
         let parent = options.data.clone().unwrap_or_else(std::env::temp_dir);
-        let directory = parent.join(format!("tern-perf-{}-{prefix}", std::process::id()));
+        let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
+        let directory = parent.join(format!("tern-perf-{}-{prefix}-{number}", std::process::id()));
         let mut plan = ServerPlan::new(&super::binary::find(options)?, &directory)?;
         plan.shards = options.shards;
         plan.driver.clone_from(&options.driver);
