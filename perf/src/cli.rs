@@ -62,7 +62,7 @@ enum Scenario {
     Capacity(Plan),
     /// group at 100 to 50,000 members and idle at 1,000 to 50,000 connections, as plots
     Growth,
-    /// All of it at sizes for this machine, in under 15 minutes
+    /// All of it, at sizes that two cores can do
     Suite {
         #[command(flatten)]
         network: Network,

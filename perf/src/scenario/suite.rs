@@ -1,4 +1,4 @@
-//! Everything once, at sizes that two cores finish in under 15 minutes: the first thing to run on a new machine.
+//! Everything once, at sizes that two cores can do: the first thing to run on a new machine.
 
 use std::time::Duration;
 
