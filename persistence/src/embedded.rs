@@ -74,7 +74,7 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> R
     let (status_of_view, thread) = (Arc::clone(&status), journal.thread.clone());
     let view_writer = ViewWriter::new(view.clone(), applied, lanes.view, &config, synced, status_of_view, thread);
     let view_writing = start("tern-view-w", Box::new(move || view_writer.run()))?;
-    status.view_thread.set(view_writing.thread.clone()).ok();
+    status.view_bell.belongs_to(view_writing.thread.clone());
     let mut readers = Vec::new();
     for lanes in lanes.readers {
         let reader = Reader { view: view.clone(), status: Arc::clone(&status), lanes };
@@ -84,12 +84,13 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> R
         partitions: config.partitions,
         append_queue_size_max: config.append_queue_size_max,
         store_queue_size_max: config.store_queue_size_max,
+        store_queue_len_max: config.store_queue_len_max,
         query_queue_len_max: config.query_queue_len_max,
     };
     let mut stores = Vec::new();
     for (shard, half) in halves.into_iter().enumerate() {
         let Some(reader) = readers.get(shard % readers.len().max(1)) else { break };
-        let ends = half.into_ends(journal.thread.clone(), view_writing.thread.clone(), reader.thread.clone());
+        let ends = half.into_ends(journal.thread.clone(), reader.thread.clone());
         stores.push(ShardStore::new(shard, Arc::clone(&status), ends, limits));
     }
     let mut threads = vec![journal, view_writing];
@@ -140,9 +141,9 @@ struct Half {
 }
 
 impl Half {
-    fn into_ends(self, journal_thread: Thread, view_thread: Thread, reader_thread: Thread) -> Ends {
+    fn into_ends(self, journal_thread: Thread, reader_thread: Thread) -> Ends {
         let Self { appends, journal, stores, stored, questions, answers } = self;
-        Ends { appends, journal, stores, stored, questions, answers, journal_thread, view_thread, reader_thread }
+        Ends { appends, journal, stores, stored, questions, answers, journal_thread, reader_thread }
     }
 }
 

@@ -4,8 +4,9 @@
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
+
+use crate::view::Doorbell;
 
 /// How one part of the store is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,8 +122,8 @@ pub(crate) struct Status {
     pub(crate) journal_wants_room: AtomicBool,
     /// The journal is out of segments: a checkpoint of the view would free some.
     pub(crate) journal_wants_segment: AtomicBool,
-    /// Woken when the journal is out of segments.
-    pub(crate) view_thread: OnceLock<Thread>,
+    /// Wakes the view's writer.
+    pub(crate) view_bell: Doorbell,
     wait: AtomicU8,
     space_low: AtomicBool,
     /// Start of the running commit, microseconds since `start`, plus 1; 0 when none runs.
@@ -172,7 +173,7 @@ impl Status {
             queues: (0..shards).map(|_| Queues::default()).collect(),
             journal_wants_room: AtomicBool::new(false),
             journal_wants_segment: AtomicBool::new(false),
-            view_thread: OnceLock::new(),
+            view_bell: Doorbell::default(),
             wait: AtomicU8::new(Wait::None as u8),
             space_low: AtomicBool::new(false),
             commit_started: AtomicU64::new(0),
@@ -246,10 +247,8 @@ impl Status {
     /// Asks the view to sync, so that segments come free.
     pub(crate) fn want_segment(&self) {
         self.set_wait(Wait::View);
-        if !self.journal_wants_segment.swap(true, SeqCst)
-            && let Some(view) = self.view_thread.get()
-        {
-            view.unpark();
+        if !self.journal_wants_segment.swap(true, SeqCst) {
+            self.view_bell.wake();
         }
     }
 

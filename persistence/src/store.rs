@@ -52,7 +52,6 @@ pub(crate) struct Ends {
     pub(crate) questions: Producer<Question>,
     pub(crate) answers: Consumer<Answer>,
     pub(crate) journal_thread: Thread,
-    pub(crate) view_thread: Thread,
     pub(crate) reader_thread: Thread,
 }
 
@@ -62,6 +61,7 @@ pub(crate) struct ShardLimits {
     pub(crate) partitions: u16,
     pub(crate) append_queue_size_max: usize,
     pub(crate) store_queue_size_max: usize,
+    pub(crate) store_queue_len_max: usize,
     pub(crate) query_queue_len_max: usize,
 }
 
@@ -224,7 +224,7 @@ impl ShardStore {
             self.ends.journal_thread.unpark();
         }
         if due.view {
-            self.ends.view_thread.unpark();
+            self.status.view_bell.rows_wait(self.view_is_behind());
         }
         if due.reader {
             self.ends.reader_thread.unpark();
@@ -277,6 +277,12 @@ impl ShardStore {
     fn holds_back(&self) -> bool {
         self.counters.store_queue_size > self.limits.store_queue_size_max
             && !(self.caught_up && self.status.view_failed().is_some())
+    }
+
+    /// Whether so many rows wait that the view should not gather more before it writes: half of what may wait.
+    fn view_is_behind(&self) -> bool {
+        self.counters.store_queue_size > self.limits.store_queue_size_max / 2
+            || self.ends.stores.slots() < self.limits.store_queue_len_max / 2
     }
 
     fn busy(&mut self) -> AppendFailure {

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crate::config::{EmbeddedConfig, PAGE_SIZE};
-use crate::journal::disk::{Disk, SegmentFile};
+use crate::journal::disk::{Disk, Pace, SegmentFile};
 use crate::status::Status;
 
 /// Time between attempts to make a segment after one failed.
@@ -123,12 +123,14 @@ impl Segments {
             return Ok(file);
         }
         if self.preparing > 0 {
+            self.preparer.pace.set_urgent(true);
             return Err(if self.retry_at.is_some() { Shortage::Space } else { Shortage::Preparing });
         }
         if self.count() >= self.count_max {
             return Err(Shortage::View);
         }
         if self.retry_at.is_none_or(|at| Instant::now() >= at) {
+            self.preparer.pace.set_urgent(true);
             self.prepare(journal);
         }
         Err(if self.retry_at.is_some() { Shortage::Space } else { Shortage::Preparing })
@@ -181,6 +183,7 @@ impl Segments {
     fn collect(&mut self) {
         while let Some(result) = self.preparer.poll() {
             self.preparing -= 1;
+            self.preparer.pace.set_urgent(false);
             match result {
                 Ok(file) => {
                     self.retry_at = None;
@@ -218,7 +221,7 @@ struct Job {
 struct Preparer {
     jobs: Option<Sender<Job>>,
     done: Receiver<io::Result<SegmentFile>>,
-    keep_on: Arc<AtomicBool>,
+    pace: Arc<Pace>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -226,16 +229,15 @@ impl Preparer {
     fn start(disk: Disk) -> io::Result<Self> {
         let (jobs, inbox) = channel::<Job>();
         let (outbox, done) = channel();
-        let keep_on = Arc::new(AtomicBool::new(true));
-        let flag = Arc::clone(&keep_on);
+        let pace = Arc::new(Pace::default());
+        let given = Arc::clone(&pace);
         let thread = std::thread::Builder::new().name("tern-journal-z".into()).spawn(move || {
             let _guard = crate::embedded::AbortOnPanic;
-            let goes_on = || flag.load(Ordering::Relaxed);
             for job in inbox {
                 let made = if job.from == 0 {
-                    disk.create(&job.path, job.to, &goes_on)
+                    disk.create(&job.path, job.to, &given)
                 } else {
-                    disk.grow(&job.path, job.from, job.to, &goes_on)
+                    disk.grow(&job.path, job.from, job.to, &given)
                 };
                 if outbox.send(made).is_err() {
                     return;
@@ -243,7 +245,7 @@ impl Preparer {
                 job.journal.unpark();
             }
         })?;
-        Ok(Self { jobs: Some(jobs), done, keep_on, thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), done, pace, thread: Some(thread) })
     }
 
     fn send(&self, job: Job) {
@@ -259,9 +261,10 @@ impl Preparer {
 
 impl Drop for Preparer {
     fn drop(&mut self) {
-        self.keep_on.store(false, Ordering::Relaxed);
+        self.pace.stop();
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             thread.join().ok();
         }
     }

@@ -18,7 +18,7 @@ use crate::config::{BATCH_SIZE_LIMIT, EmbeddedConfig, PAGE_SIZE};
 use crate::embedded::Bell;
 use crate::error::OpenError;
 use crate::journal::batch::{HEADER_SIZE, Header, Kind, RECORD_OVERHEAD, pages, record_frame_parts};
-use crate::journal::disk::{Disk, PageBuffer};
+use crate::journal::disk::{Disk, Pace, PageBuffer};
 use crate::journal::recover::{Recovered, RecoveryReport};
 use crate::journal::segments::{Segment, Segments, Shortage, Synced};
 use crate::status::{Status, Wait};
@@ -454,7 +454,9 @@ fn free_segments(
     if needs_first && free.is_empty() {
         let path = directory.join(format!("{index_next:04}.seg"));
         let size = pages(usize::try_from(config.first_segment_size).unwrap_or(0)) as u64;
-        free.push(disk.create(&path, size, &|| true).map_err(OpenError::io(&path, "create the first segment"))?);
+        let pace = Pace::default();
+        pace.set_urgent(true);
+        free.push(disk.create(&path, size, &pace).map_err(OpenError::io(&path, "create the first segment"))?);
         index_next += 1;
     }
     Ok((free, index_next))

@@ -1,6 +1,7 @@
 //! The view: rows of events and entities in an LSM, and per partition how far the log has been applied. Knows no row's meaning.
 //! Every batch of rows moves its partitions' checkpoints with it, or neither is there.
 
+mod doorbell;
 mod reader;
 mod writer;
 
@@ -13,6 +14,7 @@ use crate::config::EmbeddedConfig;
 use crate::error::OpenError;
 use crate::identity::FORMAT;
 
+pub(crate) use doorbell::Doorbell;
 pub(crate) use reader::{Reader, ReaderLane};
 pub(crate) use writer::{ViewLane, ViewWriter};
 

@@ -22,6 +22,9 @@ use crate::view::{View, checkpoint_key};
 
 /// Longest sleep; also how often free space is looked at.
 const IDLE_PARK: Duration = Duration::from_millis(500);
+/// How long rows are gathered between two commits. Unit: time. Until then they are in the log and in memory, where they are read from: a
+/// commit for each message would cost more than the message.
+const GATHER: Duration = Duration::from_millis(5);
 /// Shortest time between two syncs, also when the journal is out of segments.
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -36,6 +39,16 @@ struct Lane {
     ends: ViewLane,
     /// What to confirm, per partition the highest: bounded by the shard's partitions.
     pending: BTreeMap<PartitionId, StoredUpTo>,
+}
+
+/// What the queues held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// Less than a batch: more may come together first.
+    Some,
+    /// A batch, and perhaps more.
+    Much,
 }
 
 /// Rows of one commit; of several for one key the last one counts.
@@ -112,7 +125,7 @@ impl ViewWriter {
             if self.looked_at.elapsed() >= IDLE_PARK {
                 self.look_at_space();
             }
-            let worked = !self.status.space_low() && self.turn();
+            let found = if self.status.space_low() { Found::Nothing } else { self.turn() };
             if let Some(reason) = self.status.view_failed() {
                 let reason = reason.to_owned();
                 self.sleep_until_stopped();
@@ -121,17 +134,31 @@ impl ViewWriter {
             if self.status.is_abandoned() {
                 return Ok(());
             }
-            if stopped && !worked {
+            if stopped && found == Found::Nothing {
                 return self
                     .checkpoint()
                     .and(self.status.view_failed().map_or(Ok(()), |reason| Err(reason.to_owned())));
             }
             if self.checkpoint_due() {
                 self.checkpoint().ok();
-            } else if !worked {
-                std::thread::park_timeout(self.pause());
+            } else {
+                match found {
+                    Found::Nothing => self.fall_idle(),
+                    Found::Some if !stopped => std::thread::park_timeout(GATHER),
+                    Found::Some | Found::Much => {}
+                }
             }
         }
+    }
+
+    /// Sleeps until there is something to do.
+    fn fall_idle(&self) {
+        self.status.view_bell.announce_idle();
+        // What came in before the announcement rang no bell. While space is low it waits in any case.
+        if self.status.space_low() || self.lanes.iter().all(|lane| lane.ends.stores.is_empty()) {
+            std::thread::park_timeout(self.pause());
+        }
+        self.status.view_bell.stay_awake();
     }
 
     /// A failed view is only read from: what waits stays in the journal for the next start.
@@ -151,8 +178,8 @@ impl ViewWriter {
         }
     }
 
-    /// Commits what is queued, up to one batch; returns whether there was anything.
-    fn turn(&mut self) -> bool {
+    /// Commits what is queued, up to one batch.
+    fn turn(&mut self) -> Found {
         let mut draft = Draft::default();
         let count = self.lanes.len();
         for turn in 0..count {
@@ -179,14 +206,15 @@ impl ViewWriter {
         }
         self.lane_first = (self.lane_first + 1) % count.max(1);
         if draft.stores == 0 {
-            return false;
+            return Found::Nothing;
         }
+        let found = if draft.size < self.batch_size_max { Found::Some } else { Found::Much };
         if let Err(error) = self.commit(draft) {
             self.status.fail_view(format!("{}: {error}", self.view.directory.display()));
-            return false;
+            return Found::Nothing;
         }
         self.deliver();
-        true
+        found
     }
 
     fn commit(&mut self, draft: Draft) -> fjall::Result<()> {
