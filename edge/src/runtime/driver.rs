@@ -87,7 +87,32 @@ impl Driver {
             self.sleep_until = until;
             self.sleep.reset(until);
         }
-        future::poll_fn(|cx| self.poll_wait(cx, interest)).await
+        let mut found = None;
+        let mut has_yielded = false;
+        future::poll_fn(|cx| {
+            if let Some(woken) = found {
+                return Poll::Ready(woken);
+            }
+            let woken = self.poll_wait(cx, interest);
+            if let Poll::Ready(woken) = woken
+                && !has_yielded
+            {
+                found = Some(woken);
+                self.yield_to_runtime(cx);
+                return Poll::Pending;
+            }
+            has_yielded = true;
+            woken
+        })
+        .await
+    }
+
+    /// Has the runtime ask the kernel and run its other tasks before the shard goes on. Under epoll a bell that rings is seen by a `poll` of
+    /// its own: a shard that is never without work would never come to `epoll_wait`, and no TCP socket would ever be reported.
+    fn yield_to_runtime(&self, cx: &Context<'_>) {
+        let waker = cx.waker().clone();
+        // A task, because monoio polls its main future again at once when that wakes itself.
+        self.local.spawn(async move { waker.wake() });
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>, interest: UdpInterest) -> Poll<Woken> {

@@ -143,6 +143,26 @@ fn a_tcp_socket_is_reported_once_per_watch_for_reading_and_for_writing() {
     });
 }
 
+/// Goal: a shard that always has more to do, which is what a rung bell says, still hears of its sockets.
+#[test]
+fn a_shard_that_never_sleeps_hears_of_its_tcp_sockets() {
+    with_each(async |Place { mut driver, bell, .. }| {
+        let (tcp, mut peer) = connected(&driver);
+        let key = Key::from_raw(7);
+        driver.watch(&tcp, Readiness::Read, key);
+        peer.write_all(b"hello").unwrap();
+        let mut found = Vec::new();
+        // On loopback it is readable by now; a hundred turns are far more than any driver needs.
+        for _ in 0..100 {
+            bell.ring_always();
+            assert!(driver.wait(NOTHING, Some(Instant::now() + PATIENCE)).await.bell);
+            bell.clear();
+            driver.take_tcp(&mut found);
+        }
+        assert_eq!(found, [(key, Readiness::Read)]);
+    });
+}
+
 #[test]
 fn whoever_ends_a_connection_ends_the_wait_for_it() {
     with_each(async |Place { mut driver, .. }| {
