@@ -154,6 +154,12 @@ impl QuicClients {
         count
     }
 
+    /// Loses what has come. Returns how many datagrams there were.
+    pub fn lose(&mut self) -> usize {
+        let mut buffer = [0; DATAGRAM_SIZE_MAX];
+        self.sockets.iter().map(|socket| std::iter::from_fn(|| socket.udp.recv(&mut buffer).ok()).count()).sum()
+    }
+
     fn drive(&mut self, index: usize, now: Instant) {
         let client = &mut self.clients[index];
         let Socket { udp, endpoint, .. } = &mut self.sockets[client.socket];

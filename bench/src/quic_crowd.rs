@@ -11,7 +11,7 @@ use crate::site::Site;
 const CONNECT_BATCH: usize = 16;
 /// Rounds of talk after which a client that is not in never will be. Unit: rounds.
 const ROUNDS_MAX: usize = 1_000;
-/// A round trip. Unit: time.
+/// A round trip to clients that are near. Unit: time.
 const ROUND_TRIP: Duration = Duration::from_millis(5);
 
 /// Both sides.
@@ -21,6 +21,7 @@ pub struct QuicCrowd {
     clients: QuicClients,
     /// Clients that have said hello.
     said: usize,
+    round_trip: Duration,
 }
 
 impl QuicCrowd {
@@ -29,7 +30,7 @@ impl QuicCrowd {
     pub fn absent(members: usize, body_size: usize) -> Self {
         let group = Group::new(members, body_size);
         let clients = QuicClients::new(&group.site, 2);
-        Self { group, clients, said: 0 }
+        Self { group, clients, said: 0, round_trip: ROUND_TRIP }
     }
 
     /// The same, everybody connected, logged in, and quiet for some seconds.
@@ -42,13 +43,26 @@ impl QuicCrowd {
     #[must_use]
     pub fn partly(members: usize, connected: usize, body_size: usize) -> Self {
         let mut this = Self::absent(members, body_size);
-        for begin in (0..connected).step_by(CONNECT_BATCH) {
-            let end = connected.min(begin + CONNECT_BATCH);
-            this.handshake(end - begin, &mut Nobody);
-            this.hello(&mut Nobody);
-        }
+        this.enter(connected);
         this.settle();
         this
+    }
+
+    /// A group of so many members, all connected and logged in over a path with this round trip.
+    #[must_use]
+    pub fn far(members: usize, body_size: usize, round_trip: Duration) -> Self {
+        let mut this = Self::absent(members, body_size);
+        this.round_trip = round_trip;
+        this.enter(members);
+        this
+    }
+
+    fn enter(&mut self, connected: usize) {
+        for begin in (0..connected).step_by(CONNECT_BATCH) {
+            let end = connected.min(begin + CONNECT_BATCH);
+            self.handshake(end - begin, &mut Nobody);
+            self.hello(&mut Nobody);
+        }
     }
 
     /// Members who have no client yet.
@@ -110,6 +124,32 @@ impl QuicCrowd {
         assert_eq!(self.group.site.counters().datagrams_in - heard, count, "an acknowledgement from each");
     }
 
+    /// One message to everybody, of which nobody's packet arrives: the network loses it on the way to the clients. Only [`Self::pass`] makes
+    /// it good.
+    ///
+    /// # Panics
+    /// When it was not sent.
+    pub fn lose_message(&mut self) {
+        let count = self.clients.len();
+        self.group.post();
+        self.group.site.turns();
+        assert_eq!(self.clients.lose(), count, "a packet for each");
+    }
+
+    /// Lets time pass and then has the server do what is due, and hear what clients have said.
+    pub fn pass(&mut self, time: Duration) {
+        self.group.site.pass(time);
+        self.group.site.turns();
+    }
+
+    /// Lets time pass and then has the clients do what is due, and hear what the server has said. Returns how many frames they got.
+    pub fn pass_to_clients(&mut self, time: Duration) -> u64 {
+        let before = self.clients.frames();
+        self.group.site.pass(time);
+        self.clients.pump(self.group.site.now().instant);
+        self.clients.frames() - before
+    }
+
     /// One sign of life from everybody. Measures what receiving and answering it costs.
     ///
     /// # Panics
@@ -156,7 +196,7 @@ impl QuicCrowd {
                 return;
             }
             meter.measure(&mut || self.group.site.turns());
-            self.group.site.pass(ROUND_TRIP);
+            self.group.site.pass(self.round_trip);
         }
         panic!("never done: {:?}", self.group.site.counters());
     }

@@ -107,6 +107,8 @@ counters! {
     handshakes_open,
     /// Frames put on the control stream because a datagram could not carry them.
     datagram_fallbacks,
+    /// Empty packets sent behind a message, so that its loss is noticed soon.
+    tail_probes,
     /// Messages to other shards that found their ring full and waited.
     ring_overflows,
     /// Messages to other shards that wait for room, now.

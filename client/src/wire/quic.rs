@@ -6,9 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::{ConnectionError, ConnectionId, IdleTimeout, RecvStream, SendStream, VarInt, ZeroRttAccepted};
 use tern_protocol::limit::DELIVERY_LANE_COUNT;
+use tern_protocol::tail::{PathFacts, Tail};
 use tern_protocol::{CloseCode, FrameError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::dial::WireError;
 use super::frames::FrameReader;
@@ -154,7 +156,8 @@ pub(super) fn run(start: QuicStart) -> Link {
 async fn write(connection: quinn::Connection, mut send: SendStream, mut outgoing: mpsc::Receiver<Outgoing>) {
     let mut code = CloseCode::Internal;
     let mut refused = false;
-    while let Some(next) = outgoing.recv().await {
+    let mut tail = Tail::default();
+    while let Some(next) = next_behind_tail(&connection, &mut tail, &mut outgoing).await {
         let written = match next {
             Outgoing::Control(bytes) => send.write_chunk(bytes).await.is_ok(),
             Outgoing::Datagram(bytes) if fits(&connection, &bytes) => {
@@ -183,6 +186,27 @@ async fn write(connection: quinn::Connection, mut send: SendStream, mut outgoing
     // Closing what is closed already would replace the server's reason by our own.
     if connection.close_reason().is_none() {
         connection.close(VarInt::from_u32(u32::from(code.raw())), code.text().as_bytes());
+    }
+}
+
+/// The next thing to write. Until there is one, an empty datagram follows what was written last where the path may have lost it.
+async fn next_behind_tail(
+    connection: &quinn::Connection,
+    tail: &mut Tail,
+    outgoing: &mut mpsc::Receiver<Outgoing>,
+) -> Option<Outgoing> {
+    let facts = || {
+        let path = connection.stats().path;
+        PathFacts { sent: path.sent_packets, lost: path.lost_packets, rtt_min: path.min_rtt }
+    };
+    let Some(after) = tail.wrote(connection.rtt(), facts) else { return outgoing.recv().await };
+    match tokio::time::timeout_at(Instant::now() + after, outgoing.recv()).await {
+        Ok(next) => next,
+        Err(_) => {
+            // quinn shows no ping. A server that takes no datagrams is none of Tern's, and its losses are found later.
+            let _ = connection.send_datagram(Bytes::new());
+            outgoing.recv().await
+        }
     }
 }
 

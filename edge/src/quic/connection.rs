@@ -9,6 +9,7 @@ use tern_core_shard::io::{Ending, Lane};
 use tern_protocol::client::{Hello, Ping};
 use tern_protocol::frame::{self, Frame, FrameError};
 use tern_protocol::limit::{DELIVERY_LANE_COUNT, FRAME_SIZE_MAX};
+use tern_protocol::tail::{PathFacts, Tail};
 use tern_protocol::{CloseCode, SessionId};
 
 use super::admission::Network;
@@ -84,6 +85,9 @@ pub(super) struct Connection {
     wants_write: bool,
     partial_until: Option<Instant>,
     last_write: Option<Instant>,
+    tail: Tail,
+    /// When an empty packet follows what was written last.
+    tail_at: Option<Instant>,
     /// Whether it is on the shard's list of connections to look at.
     pub(super) is_dirty: bool,
     /// Whether it is on the shard's list of connections that wait for back-pressure to end.
@@ -112,6 +116,8 @@ impl Connection {
             wants_write: false,
             partial_until: None,
             last_write: None,
+            tail: Tail::default(),
+            tail_at: None,
             is_dirty: false,
             is_paused: false,
             has_more: false,
@@ -261,6 +267,11 @@ impl Connection {
         if self.partial_until.is_some_and(|until| until <= now) {
             self.close(CloseCode::TooSlow, performer);
         }
+        if self.tail_at.is_some_and(|at| at <= now) {
+            self.tail_at = None;
+            performer.status().counters.tail_probes.add(1);
+            self.inner.ping();
+        }
     }
 
     /// When this connection wants to be looked at, quinn-proto's timers included.
@@ -270,7 +281,7 @@ impl Connection {
             Phase::Closing { until, .. } => Some(self.close_at(until)),
             Phase::Open | Phase::Closed => None,
         };
-        [self.inner.poll_timeout(), phase, self.partial_until].into_iter().flatten().min()
+        [self.inner.poll_timeout(), phase, self.partial_until, self.tail_at].into_iter().flatten().min()
     }
 }
 
@@ -285,6 +296,10 @@ impl Connection {
                 self.datagrams_readable = false;
                 return Progress::Done;
             };
+            // It only made the client's QUIC hear of what it had sent before.
+            if datagram.is_empty() {
+                continue;
+            }
             // They are worth nothing later: what may not be read now is dropped. Early data is for hellos.
             let Some(session) = self.readable_session() else { continue };
             if self.inner.is_handshaking() || !performer.may_read(session) {
@@ -414,12 +429,26 @@ impl Connection {
         {
             self.wants_write = false;
             self.write_lanes(session, performer);
+            let now = performer.now().instant;
+            if self.last_write == Some(now) {
+                self.arm_tail(now);
+            }
         }
         if let Phase::Closing { code, until } = self.phase
             && self.close_at(until) <= performer.now().instant
         {
             self.finish(code, Ending::Lost, performer);
         }
+    }
+
+    /// Has an empty packet follow what was just written, where the path may lose it.
+    fn arm_tail(&mut self, now: Instant) {
+        let inner = &self.inner;
+        let facts = || {
+            let path = inner.stats().path;
+            PathFacts { sent: path.sent_packets, lost: path.lost_packets, rtt_min: path.min_rtt }
+        };
+        self.tail_at = self.tail.wrote(inner.rtt(), facts).map(|after| now + after);
     }
 
     /// When a closing connection is closed: when everything that was written has probably arrived, because a close overtakes what is

@@ -45,7 +45,7 @@ impl Udp {
         &self.socket
     }
 
-    /// Receives one batch and hands out each datagram of it, the empty ones too. `false`: nothing was there.
+    /// Receives one batch and hands out each datagram of it, the empty ones too. `false`: the socket is empty now.
     pub(super) fn receive(&mut self, mut take: impl FnMut(Received<'_>)) -> bool {
         let counters = &self.status.counters;
         let mut chunks = self.receive.chunks_exact_mut(RECEIVE_SIZE);
@@ -74,7 +74,8 @@ impl Udp {
                 }
             }
         }
-        true
+        // A call that fills less than it could has found the socket empty: no second one need ask.
+        count == BATCH_SIZE
     }
 
     /// Most datagrams that one [`Transmit`] may carry.

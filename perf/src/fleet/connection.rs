@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quinn_proto::{ConnectionError, Dir, Event, ReadError, StreamEvent, StreamId, VarInt, WriteError};
 use tern_protocol::CloseCode;
 use tern_protocol::limit::DELIVERY_LANE_COUNT;
+use tern_protocol::tail::{PathFacts, Tail};
 
 use super::book::Book;
 use super::cutter::Cutter;
@@ -51,6 +52,9 @@ pub(super) struct Connection {
     blocked: bool,
     inlets: [Inlet; STREAMS],
     datagrams_readable: bool,
+    tail: Tail,
+    /// When an empty packet follows what was written last.
+    tail_at: Option<Instant>,
 }
 
 impl Connection {
@@ -67,6 +71,8 @@ impl Connection {
             blocked: false,
             inlets: std::array::from_fn(|_| Inlet::default()),
             datagrams_readable: false,
+            tail: Tail::default(),
+            tail_at: None,
         }
     }
 
@@ -108,8 +114,12 @@ impl Connection {
             }
         }
         let more = !self.stalled && self.read(peer, book);
+        if self.tail_at.is_some_and(|at| at <= book.instant) {
+            self.tail_at = None;
+            self.inner.ping();
+        }
         if self.stage == Stage::Open {
-            self.write(peer);
+            self.write(peer, book.instant);
         }
         if let Some(code) = peer.close.take() {
             self.close(code, book);
@@ -188,7 +198,7 @@ impl Connection {
         more
     }
 
-    fn write(&mut self, peer: &mut Peer) {
+    fn write(&mut self, peer: &mut Peer, now: Instant) {
         for datagram in peer.out_datagrams.drain(..) {
             let fits = self.inner.datagrams().max_size().is_some_and(|most| datagram.len() <= most);
             if !(fits && self.inner.datagrams().send(datagram.clone(), true).is_ok()) {
@@ -203,9 +213,25 @@ impl Connection {
             Ok(written) => {
                 peer.out.drain(..written.chunks);
                 self.blocked = !peer.out.is_empty();
+                self.arm_tail(now);
             }
             Err(WriteError::Blocked | WriteError::Stopped(_) | WriteError::ClosedStream) => self.blocked = true,
         }
+    }
+
+    /// Has an empty packet follow what was just written, as every client of Tern does.
+    fn arm_tail(&mut self, now: Instant) {
+        let inner = &self.inner;
+        let facts = || {
+            let path = inner.stats().path;
+            PathFacts { sent: path.sent_packets, lost: path.lost_packets, rtt_min: path.min_rtt }
+        };
+        self.tail_at = self.tail.wrote(inner.rtt(), facts).map(|after| now + after);
+    }
+
+    /// When it wants to be looked at.
+    pub(super) fn next_deadline(&mut self) -> Option<Instant> {
+        [self.inner.poll_timeout(), self.tail_at].into_iter().flatten().min()
     }
 
     fn close(&mut self, code: CloseCode, book: &Book) {

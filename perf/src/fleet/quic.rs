@@ -208,7 +208,7 @@ impl Quic {
             }
             let Self { sockets, packet, .. } = self;
             more |= transmit(connection, sockets, packet, book);
-            if let Some(due) = connection.inner.poll_timeout() {
+            if let Some(due) = connection.next_deadline() {
                 self.deadlines.arm(slot, &mut connection.armed, due);
             }
             drained |= exchange(&mut self.endpoint, slot, connection);
