@@ -101,7 +101,7 @@ fn presence_is_seen_by_those_who_watch() {
 
 #[test]
 fn capacity_plans_from_costs_and_checks_itself() {
-    let outcomes = run("capacity --connections 40 --rate 40 --duration 2s --users 1000");
+    let outcomes = run("capacity --connections 40 --rate 40 --duration 1s --users 1000");
     assert!(figure(&outcomes[0], "nodes") >= 1.0);
     assert!(figure(&outcomes[0], "delivery_us_busy") >= 0.0);
     assert!(figure(&outcomes[0], "check_cpu_measured") > 0.0);

@@ -17,17 +17,21 @@ use crate::fleet::{Action, Fleet, PeerId, Request, Tally};
 use crate::measure::Pace;
 use crate::report::Progress;
 
-/// Clients of the calibration; the first ones are the group's members.
-const CLIENTS: usize = 600;
-/// Members of its group: few enough that typing is shown to all.
-const MEMBERS: usize = 60;
+/// Clients of the calibration; the first ones are the group's members. Enough that what a server takes in steps (tables, heap pages) is spread.
+const CLIENTS: usize = 2000;
+/// The same in a small run.
+const CLIENTS_MIN: usize = 2 * MEMBERS;
+/// Members of its group: few enough that typing is shown to all, and that what a fan-out costs at its beginning and end counts as much as in
+/// most groups.
+const MEMBERS: usize = 20;
 /// Slices of each cost. Unit: slices.
 const SLICES: u32 = 4;
-/// How long each slice is. Unit: time.
-const SLICE: Duration = Duration::from_millis(1000);
 
 /// How often things are done while their prices are taken.
 struct Rates {
+    name: &'static str,
+    /// How long each slice is: the fewer operations a second, the longer.
+    slice: Duration,
     /// Messages, reads, typing notices and pings of pairs. Unit: per second.
     direct: f64,
     /// Messages and typing notices in the group. Unit: per second.
@@ -36,10 +40,13 @@ struct Rates {
     resume: f64,
 }
 
-/// So seldom that each one finds the server asleep.
-const QUIET: Rates = Rates { direct: 400.0, group: 40.0, resume: 50.0 };
-/// So often that most find it at work, and still less than it can do.
-const BUSY: Rates = Rates { direct: 8_000.0, group: 200.0, resume: 400.0 };
+/// From so seldom that each one finds the server asleep and its caches cold, to so often that most find it at work and still less than it
+/// can do.
+const LEVELS: [Rates; 3] = [
+    Rates { name: "still", slice: Duration::from_secs(2), direct: 60.0, group: 10.0, resume: 10.0 },
+    Rates { name: "quiet", slice: Duration::from_secs(1), direct: 500.0, group: 60.0, resume: 50.0 },
+    Rates { name: "busy", slice: Duration::from_secs(1), direct: 6_000.0, group: 400.0, resume: 400.0 },
+];
 
 /// CPU of what people do. Unit: microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -60,13 +67,21 @@ pub(super) struct Prices {
     pub(super) ping: f64,
 }
 
+/// The prices of a server that is at work for this part of its time.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Level {
+    /// As reports name it.
+    pub(super) name: String,
+    /// CPU used by CPU of its shards, 0 to 1: of messages to one, which are most of what a server does.
+    pub(super) utilisation: f64,
+    pub(super) prices: Prices,
+}
+
 /// What a server spends.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Costs {
-    /// When each thing wakes the server.
-    pub(super) quiet: Prices,
-    /// When the server is at work anyway.
-    pub(super) busy: Prices,
+    /// From an idle server to a busy one: what finds a shard asleep costs more than what comes while it is at work.
+    pub(super) levels: Vec<Level>,
     /// An idle connection, its session included. Unit: bytes.
     pub(super) connection_bytes: f64,
     /// A user's place in a conversation, of an online user. Unit: bytes.
@@ -97,9 +112,10 @@ pub(super) struct Calibration {
 /// When there is no result, or when the server's CPU cannot be read because it runs elsewhere.
 pub(super) fn run(options: &Options, progress: &Progress) -> Result<Calibration, Failure> {
     let mut stage = Stage::open(options, progress, &[])?;
-    let fleet = stage.fleet(CLIENTS, |_| {})?;
+    let count = options.connections.unwrap_or(CLIENTS).clamp(CLIENTS_MIN, CLIENTS);
+    let fleet = stage.fleet(count, |_| {})?;
     let members = u32::try_from(MEMBERS)?;
-    let clients = u32::try_from(CLIENTS)?;
+    let clients = u32::try_from(count)?;
     stage.connect(&fleet, 0..1)?;
     let room = Room::make(&stage, &fleet, all(0..MEMBERS), 1)?;
     // Memory of connections: of those that are in no conversation yet.
@@ -124,17 +140,16 @@ pub(super) fn run(options: &Options, progress: &Progress) -> Result<Calibration,
         room: room.conversation,
         directs,
         size: options.size,
+        slice_max: options.duration.map_or(Duration::MAX, |length| length / SLICES),
         bytes: (0.0, 0.0),
     };
     let stored = rss(&stage)?;
-    let quiet = slicer.prices("quiet", &QUIET)?;
-    let busy = slicer.prices("busy", &BUSY)?;
+    let levels = LEVELS.iter().map(|rates| slicer.level(rates)).collect::<Result<_, Failure>>()?;
     let message_bytes = (rss(&stage)? - stored).max(0.0) / fleet.tally().counts.acked.max(1) as f64;
     let (disk_bytes, wire_bytes) = slicer.bytes;
     let slices = slicer.slices;
     let costs = Costs {
-        quiet,
-        busy,
+        levels,
         connection_bytes,
         membership_bytes: membership_bytes.max(0.0),
         message_bytes,
@@ -156,14 +171,17 @@ struct Slicer<'a, 'b> {
     /// Of each pair of clients, in their order.
     directs: Vec<ConversationId>,
     size: u32,
+    /// No slice is longer.
+    slice_max: Duration,
     /// Disk and wire bytes of a direct message.
     bytes: (f64, f64),
 }
 
 impl Slicer<'_, '_> {
     /// Every price at these rates.
-    fn prices(&mut self, name: &str, rates: &Rates) -> Result<Prices, Failure> {
-        let (clients, members) = (0..u32::try_from(CLIENTS)?, 0..u32::try_from(MEMBERS)?);
+    fn level(&mut self, rates: &Rates) -> Result<Level, Failure> {
+        let rates = &Rates { slice: rates.slice.min(self.slice_max), ..*rates };
+        let (clients, members) = (0..u32::try_from(self.directs.len() * 2)?, 0..u32::try_from(MEMBERS)?);
         let (size, room) = (self.size, self.room);
         let directs: Arc<[ConversationId]> = self.directs.as_slice().into();
         let direct = |peer: u32| directs.get(peer as usize / 2).copied().unwrap_or(room);
@@ -173,25 +191,25 @@ impl Slicer<'_, '_> {
         let acked = |measured: &Measured| measured.per_second(measured.counts.acked);
 
         let ping =
-            self.cost(name, "ping", rates.direct, &clients, |_| Action::Request(Request::Ping), |_| rates.direct)?;
-        let one = self.cost(name, "message to one", rates.direct, &clients, |peer| say(direct(peer)), acked)?;
+            self.cost(rates, "ping", rates.direct, &clients, |_| Action::Request(Request::Ping), |_| rates.direct)?;
+        let one = self.cost(rates, "message to one", rates.direct, &clients, |peer| say(direct(peer)), acked)?;
         let bytes = self.bytes;
-        let many = self.cost(name, "message to all", rates.group, &members, |_| say(room), acked)?;
+        let many = self.cost(rates, "message to all", rates.group, &members, |_| say(room), acked)?;
         let type_one =
-            self.cost(name, "typing to one", rates.direct, &clients, |peer| typing(direct(peer)), |_| rates.direct)?;
-        let type_many = self.cost(name, "typing to all", rates.group, &members, |_| typing(room), |_| rates.group)?;
+            self.cost(rates, "typing to one", rates.direct, &clients, |peer| typing(direct(peer)), |_| rates.direct)?;
+        let type_many = self.cost(rates, "typing to all", rates.group, &members, |_| typing(room), |_| rates.group)?;
         // A cursor moves only where there is something new: each read has a message before it, whose cost is known by now.
-        self.schedule(rates.direct, SLICE * SLICES, &clients, &|peer| say(direct(peer)));
+        self.schedule(rates.direct, rates.slice * SLICES, &clients, &|peer| say(direct(peer)));
         let both =
-            self.cost(name, "message and read", rates.direct, &clients, |peer| read(direct(peer)), |_| rates.direct)?;
-        let resume = self.cost(name, "resume", rates.resume, &clients, |_| Action::Reconnect, |_| rates.resume)?;
+            self.cost(rates, "message and read", rates.direct, &clients, |peer| read(direct(peer)), |_| rates.direct)?;
+        let resume = self.cost(rates, "resume", rates.resume, &clients, |_| Action::Reconnect, |_| rates.resume)?;
         self.bytes = bytes;
 
         // Two equations for two unknowns: a message to one, and a message to all of the group.
         let others = MEMBERS as f64 - 1.0;
         let delivery = ((many - one) / (others - 1.0)).max(0.0);
         let notice = ((type_many - type_one) / (others - 1.0)).max(0.0);
-        Ok(Prices {
+        let prices = Prices {
             message: (one - delivery).max(0.0),
             delivery,
             read: (both - one - notice).max(0.0),
@@ -199,13 +217,15 @@ impl Slicer<'_, '_> {
             notice,
             resume,
             ping,
-        })
+        };
+        let utilisation = one * rates.direct / 1e6 / self.stage.options.shard_count()? as f64;
+        Ok(Level { name: rates.name.to_owned(), utilisation, prices })
     }
 
     /// CPU for one operation: the median over the slices. Unit: microseconds.
     fn cost(
         &mut self,
-        when: &str,
+        level: &Rates,
         name: &'static str,
         rate: f64,
         peers: &Range<u32>,
@@ -214,10 +234,10 @@ impl Slicer<'_, '_> {
     ) -> Result<f64, Failure> {
         let mut costs = Vec::new();
         let mut slices = histogram();
-        self.schedule(rate, SLICE * SLICES, peers, &action);
+        self.schedule(rate, level.slice * SLICES, peers, &action);
         for _ in 0..SLICES {
             self.window.begin(self.fleet)?;
-            self.stage.run_for(self.fleet, name, SLICE)?;
+            self.stage.run_for(self.fleet, name, level.slice)?;
             let measured = self.window.read(self.fleet)?;
             let per_second = done(&measured).max(1e-9);
             let cores = measured.server_cores().ok_or("a forecast needs the server on this machine: use --spawn")?;
@@ -229,7 +249,7 @@ impl Slicer<'_, '_> {
             let wire = (measured.counts.bytes_in + measured.counts.bytes_out) as f64;
             self.bytes = (disk as f64 / operations, wire / operations);
         }
-        self.slices.push((format!("cost of {name}, {when}"), slices));
+        self.slices.push((format!("cost of {name}, {}", level.name), slices));
         costs.sort_by(f64::total_cmp);
         Ok(costs.get(costs.len() / 2).copied().unwrap_or_default())
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::behaviour::Behaviour;
-use super::calibrate::{self, Costs, Prices};
+use super::calibrate::{self, Costs, Level, Prices};
 use super::groups;
 use super::options::Options;
 use super::stage::{Failure, outcome_of};
@@ -22,7 +22,7 @@ const CPU_SHARE_MAX: f64 = 0.6;
 /// Part of a node's memory that a plan may use.
 const MEMORY_SHARE_MAX: f64 = 0.7;
 /// Users of the run that the forecast is checked against.
-const CHECK_USERS: usize = 800;
+const CHECK_USERS: usize = 1500;
 /// Error beyond which a forecast is called wrong. TARGETS: 25 %.
 const ERROR_MAX: f64 = 0.25;
 /// Nodes that a plan may come to. Unit: nodes.
@@ -86,7 +86,7 @@ pub fn run(options: &Options, plan: &Plan, progress: &Progress) -> Result<Vec<Ou
         }
     };
     "nodes".clone_into(&mut outcome.headline);
-    outcome.config.insert("costs".to_owned(), serde_json::to_value(costs)?);
+    outcome.config.insert("costs".to_owned(), serde_json::to_value(&costs)?);
     let behaviour = plan.behaviour(options);
     outcome.config.insert("behaviour".to_owned(), serde_json::to_value(behaviour)?);
     costs.describe(&mut outcome);
@@ -105,8 +105,7 @@ fn check(options: &Options, progress: &Progress, costs: &Costs, outcome: &mut Ou
     let measured = groups::one(options, progress, behaviour)?;
     let value = |name: &str| measured.figures.get(name).map_or(0.0, |figure| figure.value);
     let messages = value("messages_total");
-    let shards = if options.shards == 0 { std::thread::available_parallelism()?.get() } else { options.shards.into() };
-    let forecast = costs.forecast(&behaviour, messages, shards);
+    let forecast = costs.forecast(&behaviour, messages, options.shard_count()?);
     let pairs = [
         ("cpu", forecast.cores, value("server_cores"), "cores"),
         ("memory", forecast.memory_bytes, value("server_bytes_per_user") * users as f64, "B"),
@@ -233,12 +232,7 @@ impl Costs {
     /// What a population needs of a server with so many shards. `messages`: how many are stored meanwhile, for what the process keeps of
     /// them.
     ///
-    /// Something that arrives costs the quiet price when it finds its shard asleep and the busy one otherwise. A shard that is at work for
-    /// a part `p` of its time is found asleep by `1 - p` of what arrives, so `cores = busy + (quiet - busy) (1 - cores / shards)`, which is
-    /// solved for `cores` here.
     fn forecast(&self, behaviour: &Behaviour, messages: f64, shards: usize) -> Forecast {
-        let busy = self.busy.cores(behaviour);
-        let waking = (self.quiet.cores(behaviour) - busy).max(0.0);
         let users = behaviour.users as f64;
         // Each user is in a direct conversation beside the groups.
         let memberships = behaviour.memberships() as f64 + users;
@@ -246,15 +240,28 @@ impl Costs {
             users * self.connection_bytes + memberships * self.membership_bytes + messages * self.message_bytes;
         let rate = behaviour.messages_per_second;
         Forecast {
-            cores: (busy + waking) / (1.0 + waking / shards.max(1) as f64),
+            cores: self.cores(behaviour, shards.max(1) as f64),
             memory_bytes: memory,
             wire_bytes_per_second: rate * behaviour.deliveries_per_message() * self.wire_bytes,
             disk_bytes_per_day: rate * self.disk_bytes * SECONDS_A_DAY,
         }
     }
 
+    /// What arrives at a shard that sleeps costs more than what arrives while it is at work, so the cores that a load needs depend on
+    /// themselves. The more they are, the lower the prices: there is one number of cores at whose prices the load needs just that.
+    fn cores(&self, behaviour: &Behaviour, shards: f64) -> f64 {
+        let needed: Vec<(f64, f64)> =
+            self.levels.iter().map(|level| (level.utilisation * shards, level.prices.cores(behaviour))).collect();
+        let (mut low, mut high) = (0.0, needed.iter().map(|(_, cores)| *cores).fold(0.0, f64::max));
+        for _ in 0..SOLVE_STEPS {
+            let middle = f64::midpoint(low, high);
+            if between(&needed, middle) > middle { low = middle } else { high = middle }
+        }
+        f64::midpoint(low, high)
+    }
+
     fn describe(&self, outcome: &mut Outcome) {
-        for (when, prices) in [("quiet", &self.quiet), ("busy", &self.busy)] {
+        for Level { name: when, prices, .. } in &self.levels {
             let all = [
                 ("message", prices.message, "a message: received, durable, acknowledged"),
                 ("delivery", prices.delivery, "one delivery of it"),
@@ -278,23 +285,40 @@ impl Costs {
     }
 }
 
+/// Halvings after which a forecast is as exact as a double. Unit: steps.
+const SOLVE_STEPS: usize = 60;
+
+/// The value at `at` on the line through these points, which are in order; beyond its ends that of the end.
+fn between(points: &[(f64, f64)], at: f64) -> f64 {
+    for pair in points.windows(2) {
+        let [(from, left), (to, right)] = *pair else { continue };
+        if at <= from {
+            return left;
+        }
+        if at < to {
+            return left + (right - left) * (at - from) / (to - from);
+        }
+    }
+    points.last().map_or(0.0, |(_, value)| *value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn costs_are_found_wherever_a_result_has_them() {
-        let costs = Costs { quiet: Prices { message: 3.0, ..Prices::default() }, ..Costs::default() };
-        let result = serde_json::json!({ "outcomes": [{ "config": { "rate": 1 } }, { "config": { "costs": costs } }] });
+        let costs = Costs { levels: vec![level(0.1, 3.0)], ..Costs::default() };
+        let result =
+            serde_json::json!({ "outcomes": [{ "config": { "rate": 1 } }, { "config": { "costs": &costs } }] });
         assert_eq!(find_costs(&result), Some(costs));
         assert_eq!(find_costs(&serde_json::json!({ "outcomes": [] })), None);
     }
 
     #[test]
     fn a_busy_shard_is_not_woken() {
-        let one_a_second = Prices { message: 100_000.0, ..Prices::default() };
-        let costs =
-            Costs { quiet: one_a_second, busy: Prices { message: 20_000.0, ..one_a_second }, ..Costs::default() };
+        let levels = vec![level(0.01, 100_000.0), level(0.5, 40_000.0), level(0.8, 20_000.0)];
+        let costs = Costs { levels, ..Costs::default() };
         let behaviour = |rate| Behaviour {
             users: 10,
             users_per_group: 10,
@@ -306,9 +330,16 @@ mod tests {
             reconnects_per_second: 0.0,
             size: 200,
         };
-        // Seldom: nearly the quiet price. Often: nearly the busy one, and never more than there is.
-        assert!((costs.forecast(&behaviour(0.01), 0.0, 1).cores - 0.001).abs() < 1e-5);
-        let often = costs.forecast(&behaviour(45.0), 0.0, 1).cores;
-        assert!(often > 0.9 && often < 1.0, "{often}");
+        let cores = |rate, shards| costs.forecast(&behaviour(rate), 0.0, shards).cores;
+        assert!((cores(0.01, 1) - 0.001).abs() < 1e-9, "seldom: the price of a server that sleeps");
+        assert!((cores(12.5, 1) - 0.5).abs() < 1e-9, "12.5 a second at 40 ms each is half a core, whose price that is");
+        assert!((cores(45.0, 1) - 0.9).abs() < 1e-9, "often: the price of a busy one");
+        let between = cores(5.0, 1);
+        assert!(between > 5.0 * 0.04 && between < 5.0 * 0.1, "{between}");
+        assert!(cores(12.5, 2) > 0.5, "two shards sleep more than one");
+    }
+
+    fn level(utilisation: f64, message: f64) -> Level {
+        Level { name: String::new(), utilisation, prices: Prices { message, ..Prices::default() } }
     }
 }

@@ -160,6 +160,14 @@ impl Options {
         self.server.is_none()
     }
 
+    /// Shards of the server; of one that runs elsewhere it is what the user says.
+    ///
+    /// # Errors
+    /// When the system does not say how many cores there are.
+    pub fn shard_count(&self) -> std::io::Result<usize> {
+        if self.shards > 0 { Ok(self.shards.into()) } else { Ok(std::thread::available_parallelism()?.get()) }
+    }
+
     /// The command that runs a scenario with these options again, wherever the programs are.
     #[must_use]
     pub fn command(&self, scenario: &str) -> String {

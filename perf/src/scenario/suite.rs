@@ -52,6 +52,6 @@ pub fn run(options: &Options, network: &Network, plan: &Plan, progress: &Progres
         lossy::run(&lossy, network, progress)
     })?;
     part("presence", &|| presence::run(&with(quic, 400), progress))?;
-    part("capacity", &|| capacity::run(&with(quic, 500), plan, progress))?;
+    part("capacity", &|| capacity::run(&with(quic, 1500), plan, progress))?;
     Ok(outcomes)
 }
