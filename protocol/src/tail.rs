@@ -14,7 +14,7 @@ pub const TAIL_RTT_MIN: Duration = Duration::from_millis(20);
 /// A path is expected to lose packets until it has carried so many without a loss. Unit: packets.
 /// At 2 % of loss 200 packets pass in a row once in 57 times (0.98^200); a phone sends them in some minutes of chat.
 pub const TAIL_CLEAN_PACKETS: u64 = 200;
-/// Writes between two looks at the counts. Unit: writes. Looking costs a copy of all of QUIC's statistics.
+/// Writes between two looks at the path. Unit: writes. Looking costs a copy of all of QUIC's statistics; in between a write costs a comparison.
 const LOOK_INTERVAL: u8 = 16;
 /// Added to an eighth of the round trip, so that the acknowledgement finds the message old enough. Unit: time. RFC 9002 calls it granularity.
 const GRANULARITY: Duration = Duration::from_millis(1);
@@ -28,6 +28,8 @@ pub struct PathFacts {
     pub lost: u64,
     /// The shortest round trip that was ever seen.
     pub rtt_min: Duration,
+    /// The round trip as it is now.
+    pub rtt: Duration,
 }
 
 /// What one end of a connection remembers of its path.
@@ -38,30 +40,29 @@ pub struct Tail {
     /// Packets that had been sent when the last loss was seen; at first 0.
     sent_at_loss: u64,
     writes: u8,
-    is_needed: bool,
+    /// After what time the empty packet follows, as of the last look.
+    delay: Option<Duration>,
 }
 
 impl Tail {
     /// Something was written. Returns after what time an empty packet should follow if nothing else has; `None`: none need.
     #[must_use]
-    pub fn wrote(&mut self, rtt: Duration, facts: impl FnOnce() -> PathFacts) -> Option<Duration> {
-        if rtt < TAIL_RTT_MIN {
-            return None;
-        }
+    pub fn wrote(&mut self, facts: impl FnOnce() -> PathFacts) -> Option<Duration> {
         if self.writes == 0 {
             self.look(&facts());
         }
         self.writes = (self.writes + 1) % LOOK_INTERVAL;
-        self.is_needed.then(|| rtt / 8 + GRANULARITY)
+        self.delay
     }
 
-    const fn look(&mut self, facts: &PathFacts) {
+    fn look(&mut self, facts: &PathFacts) {
         if facts.lost != self.lost {
             self.lost = facts.lost;
             self.sent_at_loss = facts.sent;
         }
         let is_clean = facts.sent.saturating_sub(self.sent_at_loss) >= TAIL_CLEAN_PACKETS;
-        self.is_needed = !is_clean && facts.rtt_min.as_nanos() >= TAIL_RTT_MIN.as_nanos();
+        let is_needed = !is_clean && facts.rtt_min >= TAIL_RTT_MIN;
+        self.delay = is_needed.then(|| facts.rtt / 8 + GRANULARITY);
     }
 }
 
@@ -73,7 +74,7 @@ mod tests {
 
     /// A full round of writes with these counts; what the last one said.
     fn round(tail: &mut Tail, sent: u64, lost: u64) -> Option<Duration> {
-        (0..LOOK_INTERVAL).map(|_| tail.wrote(RTT, || PathFacts { sent, lost, rtt_min: RTT })).last().flatten()
+        (0..LOOK_INTERVAL).map(|_| tail.wrote(|| PathFacts { sent, lost, rtt_min: RTT, rtt: RTT })).last().flatten()
     }
 
     #[test]
@@ -91,7 +92,7 @@ mod tests {
     fn a_short_path_needs_none_also_when_its_receiver_is_slow() {
         let mut tail = Tail::default();
         let near = TAIL_RTT_MIN - Duration::from_nanos(1);
-        assert_eq!(tail.wrote(near, || unreachable!("nobody looks")), None);
-        assert_eq!(tail.wrote(RTT, || PathFacts { sent: 1, lost: 1, rtt_min: near }), None);
+        assert_eq!(tail.wrote(|| PathFacts { sent: 1, lost: 1, rtt_min: near, rtt: RTT }), None);
+        assert_eq!(tail.wrote(|| unreachable!("not at every write")), None);
     }
 }

@@ -197,9 +197,9 @@ async fn next_behind_tail(
 ) -> Option<Outgoing> {
     let facts = || {
         let path = connection.stats().path;
-        PathFacts { sent: path.sent_packets, lost: path.lost_packets, rtt_min: path.min_rtt }
+        PathFacts { sent: path.sent_packets, lost: path.lost_packets, rtt_min: path.min_rtt, rtt: path.rtt }
     };
-    let Some(after) = tail.wrote(connection.rtt(), facts) else { return outgoing.recv().await };
+    let Some(after) = tail.wrote(facts) else { return outgoing.recv().await };
     match tokio::time::timeout_at(Instant::now() + after, outgoing.recv()).await {
         Ok(next) => next,
         Err(_) => {

@@ -224,9 +224,9 @@ impl Connection {
         let inner = &self.inner;
         let facts = || {
             let path = inner.stats().path;
-            PathFacts { sent: path.sent_packets, lost: path.lost_packets, rtt_min: path.min_rtt }
+            PathFacts { sent: path.sent_packets, lost: path.lost_packets, rtt_min: path.min_rtt, rtt: path.rtt }
         };
-        self.tail_at = self.tail.wrote(inner.rtt(), facts).map(|after| now + after);
+        self.tail_at = self.tail.wrote(facts).map(|after| now + after);
     }
 
     /// When it wants to be looked at.

@@ -86,6 +86,11 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
     let p50 = tally.latency.get("send_to_ack").map(|histogram| histogram.value_at_quantile(0.5) as f64 / 1e3);
     let what = "send to ack, median / one fdatasync and two loopback trips";
     compare(&mut outcome, floor.as_ref(), what, |floor| Some(p50? / floor.durable_round_trip_us()));
+    if let (Some(p50), Some(floor)) = (p50, &floor) {
+        let rested = floor.durable_round_trip_rested_us();
+        let what = "send to ack, median / the same floor on a machine that slept before: what a message finds that comes alone";
+        outcome.figure("ratio_to_rested_floor", p50 / rested, "x", what);
+    }
     Ok(vec![outcome])
 }
 

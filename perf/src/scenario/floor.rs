@@ -39,6 +39,12 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
         "us",
         "least time of a durable message: one fdatasync and two loopback trips",
     );
+    outcome.figure(
+        "durable_round_trip_rested_us",
+        floor.durable_round_trip_rested_us(),
+        "us",
+        "the same for a message that finds the machine asleep",
+    );
     "quic_recipient_us".clone_into(&mut outcome.headline);
     Ok(vec![outcome])
 }

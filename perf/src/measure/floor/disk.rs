@@ -32,8 +32,18 @@ impl Drop for Scratch {
     }
 }
 
-/// `fdatasync` after a page was written to the next place of a file full of zeros, and whether it was written past the page cache.
-pub(super) fn fdatasync(effort: Effort, directory: &Path) -> io::Result<(Spread, bool)> {
+/// What the disk takes.
+pub(super) struct Syncs {
+    /// `fdatasync` after a page was written to the next place of a file full of zeros, one after the other.
+    pub(super) busy: Spread,
+    /// Write and `fdatasync` after [`super::PACE`] in which nothing was written.
+    pub(super) rested: Spread,
+    /// Whether it was written past the page cache.
+    pub(super) direct: bool,
+}
+
+/// Both ways to sync.
+pub(super) fn fdatasync(effort: Effort, directory: &Path) -> io::Result<Syncs> {
     let scratch = Scratch(directory.join(format!("tern-perf-floor-{}.new", std::process::id())));
     let mut zeros = File::create(&scratch.0)?;
     for _ in 0..BLOCKS {
@@ -52,7 +62,18 @@ pub(super) fn fdatasync(effort: Effort, directory: &Path) -> io::Result<(Spread,
             break;
         }
     }
-    Ok((syncs.spread(), direct))
+    let mut rested = Batches::new()?;
+    for round in 0..u64::from(effort.count(500)) {
+        std::thread::sleep(super::PACE);
+        rested.time(1, || {
+            file.write_all_at(&block.0, round % BLOCKS * BLOCK_SIZE as u64)?;
+            Ok(sync(&file)?)
+        })?;
+        if Instant::now() > end {
+            break;
+        }
+    }
+    Ok(Syncs { busy: syncs.spread(), rested: rested.spread(), direct })
 }
 
 /// Past the page cache where the file system takes it, else through it. It is known at the first write.

@@ -116,8 +116,8 @@ pub(super) fn eventfd(effort: Effort) -> io::Result<Spread> {
     spread
 }
 
-/// A round trip over UDP on loopback, with sockets that block.
-pub(super) fn udp(effort: Effort) -> io::Result<Spread> {
+/// Round trips over UDP on loopback, with sockets that block and a rest before each.
+pub(super) fn udp(count: u32, rest: Duration) -> io::Result<Spread> {
     let (here, there) = (UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?);
     here.connect(there.local_addr()?)?;
     there.connect(here.local_addr()?)?;
@@ -144,8 +144,13 @@ pub(super) fn udp(effort: Effort) -> io::Result<Spread> {
     };
     let mut times = Batches::new()?;
     let end = Instant::now() + TIME_MAX;
-    let mut numbers = (1..=effort.count(5_000)).take_while(|_| Instant::now() < end);
-    let measured = numbers.try_for_each(|number| times.time(1, || trip(number)));
+    let mut numbers = (1..=count).take_while(|_| Instant::now() < end);
+    let measured = numbers.try_for_each(|number| {
+        if !rest.is_zero() {
+            std::thread::sleep(rest);
+        }
+        times.time(1, || trip(number))
+    });
     here.send(&END.to_le_bytes())?;
     join(echo)?;
     measured.map(|()| times.spread())

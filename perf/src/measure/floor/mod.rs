@@ -15,6 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 pub use spread::Spread;
 
@@ -54,6 +55,8 @@ pub struct Floor {
     pub tcp_send: Spread,
     /// `fdatasync` after 4 KiB were written into a preallocated file full of zeros.
     pub fdatasync: Spread,
+    /// The same, its write included, after 2 ms in which nothing was written: what a message finds that comes alone.
+    pub fdatasync_rested: Spread,
     /// Whether the file system let it be written past the page cache (`O_DIRECT`), as the journal does.
     pub fdatasync_direct: bool,
     /// From one thread to another through a slot that both look at all the time; half of a round trip.
@@ -62,7 +65,12 @@ pub struct Floor {
     pub ring_hop_eventfd: Spread,
     /// There and back between two threads over UDP on loopback, with sockets that block: two loopback trips.
     pub udp_round_trip: Spread,
+    /// The same after 2 ms in which both threads slept.
+    pub udp_round_trip_rested: Spread,
 }
+
+/// Rest before each operation of a floor that is not busy. Unit: time. 500 a second.
+const PACE: Duration = Duration::from_millis(2);
 
 /// Nanoseconds in a microsecond.
 const NANOS_PER_MICRO: f64 = 1e3;
@@ -86,7 +94,8 @@ impl Floor {
 
     fn with(effort: Effort, directory: &Path) -> io::Result<Self> {
         let (aead_seal_cold, aead_open_cold) = aead::cold(effort)?;
-        let (fdatasync, fdatasync_direct) = disk::fdatasync(effort, directory)?;
+        let disk::Syncs { busy: fdatasync, rested: fdatasync_rested, direct: fdatasync_direct } =
+            disk::fdatasync(effort, directory)?;
         Ok(Self {
             aead_seal_cold,
             aead_seal_hot: aead::hot(effort)?,
@@ -95,10 +104,12 @@ impl Floor {
             udp_recv: socket::udp_recv(effort)?,
             tcp_send: socket::tcp_send(effort)?,
             fdatasync,
+            fdatasync_rested,
             fdatasync_direct,
             ring_hop_spin: hop::spin(effort)?,
             ring_hop_eventfd: hop::eventfd(effort)?,
-            udp_round_trip: hop::udp(effort)?,
+            udp_round_trip: hop::udp(effort.count(5_000), Duration::ZERO)?,
+            udp_round_trip_rested: hop::udp(effort.count(500), PACE)?,
         })
     }
 
@@ -122,9 +133,15 @@ impl Floor {
         (self.fdatasync.p50 + self.udp_round_trip.p50) / NANOS_PER_MICRO
     }
 
+    /// The same on a machine that has slept for 2 ms before each step. Unit: microseconds.
+    #[must_use]
+    pub fn durable_round_trip_rested_us(&self) -> f64 {
+        (self.fdatasync_rested.p50 + self.udp_round_trip_rested.p50) / NANOS_PER_MICRO
+    }
+
     /// Every part with its spread, by name. Unit: nanoseconds.
     #[must_use]
-    pub const fn spreads(&self) -> [(&'static str, &Spread); 10] {
+    pub const fn spreads(&self) -> [(&'static str, &Spread); 12] {
         [
             ("aead_seal_cold", &self.aead_seal_cold),
             ("aead_seal_hot", &self.aead_seal_hot),
@@ -136,6 +153,8 @@ impl Floor {
             ("ring_hop_spin", &self.ring_hop_spin),
             ("ring_hop_eventfd", &self.ring_hop_eventfd),
             ("udp_round_trip", &self.udp_round_trip),
+            ("fdatasync_rested", &self.fdatasync_rested),
+            ("udp_round_trip_rested", &self.udp_round_trip_rested),
         ]
     }
 
@@ -158,6 +177,7 @@ impl Floor {
             ("quic_recipient_us", self.quic_recipient_us()),
             ("wss_recipient_us", self.wss_recipient_us()),
             ("durable_round_trip_us", self.durable_round_trip_us()),
+            ("durable_round_trip_rested_us", self.durable_round_trip_rested_us()),
         ];
         figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }

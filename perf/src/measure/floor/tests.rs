@@ -24,15 +24,18 @@ fn figures_name_their_unit_and_sum_their_parts() {
         udp_recv: spread(800.0),
         tcp_send: spread(7_000.0),
         fdatasync: spread(300_000.0),
+        fdatasync_rested: spread(500_000.0),
         fdatasync_direct: true,
         ring_hop_spin: spread(100.0),
         ring_hop_eventfd: spread(5_000.0),
         udp_round_trip: spread(20_000.0),
+        udp_round_trip_rested: spread(90_000.0),
     };
     let figures = floor.figures();
     assert!(figures.keys().all(|name| name.ends_with("_ns") || name.ends_with("_us")), "{figures:?}");
     let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
     assert!(close(figures["quic_recipient_us"], 4.1) && close(figures["wss_recipient_us"], 7.0));
+    assert!(close(figures["durable_round_trip_rested_us"], 590.0));
     assert!(close(figures["durable_round_trip_us"], 320.0) && close(figures["fdatasync_p99_us"], 600.0));
 }
 
