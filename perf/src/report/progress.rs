@@ -1,6 +1,8 @@
-//! The line on stderr while a scenario runs. Silent when stderr is no terminal; never writes to stdout, which may be somebody's JSON.
+//! The line on stderr while a scenario runs. Where stderr is no terminal only what is said in so many words is written; never writes to
+//! stdout, which may be somebody's JSON.
 
 use std::cell::{Cell, RefCell};
+use std::io::{Write, stderr};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -71,7 +73,11 @@ impl Progress {
 
     /// Writes a line above and goes on.
     pub fn say(&self, line: &str) {
-        self.bar.suspend(|| self.bar.println(line));
+        // Not the bar's own `println`: it takes the lock that `suspend` holds, and writes nothing where there is no terminal.
+        self.bar.suspend(|| {
+            // A stderr that is closed is no reason to end a run.
+            let _ = writeln!(stderr(), "{line}");
+        });
     }
 
     /// Takes the line away.
@@ -111,6 +117,7 @@ mod tests {
         assert_eq!((progress.bar.position(), progress.bar.length()), (50, Some(100)));
         progress.update(50, 10);
         assert!(progress.bar.message().starts_with("connecting: 50 connected"));
+        progress.say("a line above");
         progress.phase("settling");
         assert_eq!(progress.bar.length(), None);
     }
