@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::options::{Options, Transport};
-use super::room::{Room, all};
+use super::room::Room;
 use super::schedule::Steady;
 use super::stage::{Failure, Stage, compare, histogram, outcome, soon};
 use crate::fleet::{Action, Fleet, PeerId};
@@ -39,12 +39,10 @@ pub fn one(options: &Options, progress: &Progress, members: usize, offline: f64)
     let fleet = stage.fleet(members, |plan| plan.per_message = true)?;
     let floor = stage.floor()?;
     let idle_rss = stage.server_rss()?;
-    stage.connect(&fleet, 0..1)?;
-    let room = Room::make(&stage, &fleet, all(0..members), 1)?;
     // Rounding to whole members: a part of them is a part of a count.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part between 0 and 1 of a count")]
     let online = ((members as f64 * (1.0 - offline.clamp(0.0, 0.99))).round() as usize).max(2);
-    stage.connect(&fleet, 1..u32::try_from(online)?)?;
+    let room = Room::open(&stage, &fleet, members, online)?;
     let per_message = online.saturating_sub(1).max(1) as f64;
     let rate = options.rate.unwrap_or((DELIVERIES_PER_SECOND / per_message).clamp(0.5, 200.0));
     if rate <= 0.0 {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::group;
 use super::options::Options;
-use super::room::{Room, all};
+use super::room::Room;
 use super::schedule::{Each, Share};
 use super::stage::{Failure, Stage, outcome, soon};
 use crate::fleet::Action;
@@ -29,9 +29,7 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
     let rate = options.rate.unwrap_or(0.0);
     let mut stage = Stage::open(options, progress, &[])?;
     let fleet = stage.fleet(count, |_| {})?;
-    stage.connect(&fleet, 0..1)?;
-    let room = Room::make(&stage, &fleet, all(0..count), 1)?;
-    stage.connect(&fleet, 1..u32::try_from(count)?)?;
+    let room = Room::open(&stage, &fleet, count, count)?;
     group::send(&fleet, &room, count, options, MESSAGES.1, MESSAGES.0);
     stage.run_for(&fleet, "talking", MESSAGES.1)?;
     stage.settle(&fleet);

@@ -25,6 +25,17 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// A group of all peers up to `members`, of which those up to `online` are connected afterwards.
+    ///
+    /// # Errors
+    /// When the server refuses something or does not answer.
+    pub(super) fn open(stage: &Stage<'_>, fleet: &Fleet, members: usize, online: usize) -> Result<Self, Failure> {
+        stage.connect(fleet, 0..1)?;
+        let room = Self::make(stage, fleet, all(0..members), 1)?;
+        stage.connect(fleet, 1..u32::try_from(online)?)?;
+        Ok(room)
+    }
+
     /// Makes a group of these peers. The first one must be connected, the others should not be.
     ///
     /// # Errors

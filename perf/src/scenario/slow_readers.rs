@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::group;
 use super::options::Options;
-use super::room::{Room, all};
+use super::room::Room;
 use super::schedule::{Each, Share};
 use super::stage::{Failure, Stage, outcome, soon};
 use crate::fleet::Action;
@@ -31,9 +31,7 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
     let length = options.duration.unwrap_or(DURATION);
     let mut stage = Stage::open(options, progress, &[])?;
     let fleet = stage.fleet(count, |_| {})?;
-    stage.connect(&fleet, 0..1)?;
-    let room = Room::make(&stage, &fleet, all(0..count), 1)?;
-    stage.connect(&fleet, 1..u32::try_from(count)?)?;
+    let room = Room::open(&stage, &fleet, count, count)?;
 
     let mut window = stage.prepare(&fleet, Pace::Saturating)?;
     group::send(&fleet, &room, count / 2, options, options.warm_up + length, rate);
