@@ -13,6 +13,6 @@ pub use address::{AddressError, ServerAddress};
 pub use dial::{Dialer, WireError};
 pub use frames::FrameReader;
 pub use link::{Ending, Incoming, Lane, Link, LinkClosed, LinkSender, LinkTransport};
-pub use quic::{Home, QuicStart};
+pub use quic::{Home, KEEP_ALIVE, QuicStart};
 pub use trust::{KeyChanged, Trust, TrustError, crypto_provider};
 pub use websocket::WebSocket;

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{ConnectionId, IdleTimeout, TransportConfig, VarInt};
@@ -19,8 +18,6 @@ use super::tickets::{Collect, Spend, Tickets};
 
 /// The protocol of the QUIC handshake.
 const ALPN_QUIC: &[u8] = b"tern/1";
-/// How often a quiet connection sends something: what clients do. Source: docs/wire-format.md, "Keep-alive".
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Silence after which a connection counts as lost. Unit: milliseconds. The server's own limit.
 const IDLE_TIMEOUT_MS: u32 = 60_000;
 /// Bytes of one stream that the server may send ahead of our reading. Unit: bytes. As the SDK.
@@ -193,7 +190,7 @@ fn transport() -> TransportConfig {
     let lanes = u32::try_from(DELIVERY_LANE_COUNT).unwrap_or(u32::MAX);
     let mut config = TransportConfig::default();
     config
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .keep_alive_interval(Some(tern_client::wire::KEEP_ALIVE))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(lanes))

@@ -15,12 +15,14 @@ use crate::report::{Outcome, Progress};
 
 /// Members up to which a server shows typing and receipts (`cluster.receipts_members_max`).
 const NOTICES_MEMBERS_MAX: usize = 64;
-/// How often an idle client pings (`limits.ping_interval`) and keeps its connection alive. Unit: per second.
-const PINGS_PER_SECOND: f64 = 1.0 / 25.0 + 1.0 / 20.0;
+/// How often an idle client pings (`limits.ping_interval`). Unit: per second.
+const PINGS_PER_SECOND: f64 = 1.0 / 25.0;
 /// Part of a node's CPU that a plan may use: the rest is for peaks and for the loss of a node.
 const CPU_SHARE_MAX: f64 = 0.6;
 /// Part of a node's memory that a plan may use.
 const MEMORY_SHARE_MAX: f64 = 0.7;
+/// New connections a second, at most.
+const CONNECT_RATE: f64 = 400.0;
 /// Users of the run that the forecast is checked against.
 const CHECK_USERS: usize = 1500;
 /// Error beyond which a forecast is called wrong. TARGETS: 25 %.
@@ -73,6 +75,8 @@ struct Forecast {
 /// # Errors
 /// When there is no result.
 pub fn run(options: &Options, plan: &Plan, progress: &Progress) -> Result<Vec<Outcome>, Failure> {
+    // A storm of handshakes leaves a server with more memory than the same connections take that came one after the other.
+    let options = &Options { connect_rate: options.connect_rate.min(CONNECT_RATE), ..options.clone() };
     let mut outcomes = Vec::new();
     let mut outcome = Outcome::new("capacity", "What these users need", options.transport.name());
     let costs = match &plan.from {

@@ -19,6 +19,8 @@ const MEMBERS: usize = 1000;
 const DURATION: Duration = Duration::from_secs(10);
 /// Deliveries a second that a default rate aims at: about a third of what two cores take with the receivers on them.
 const DELIVERIES_PER_SECOND: f64 = 15_000.0;
+/// Least messages a second of a default rate: one in ten seconds.
+const RATE_MIN: f64 = 0.1;
 /// Members that talk: enough that no session's own rate limit is near.
 const SENDERS: u32 = 16;
 
@@ -44,7 +46,7 @@ pub fn one(options: &Options, progress: &Progress, members: usize, offline: f64)
     let online = ((members as f64 * (1.0 - offline.clamp(0.0, 0.99))).round() as usize).max(2);
     let room = Room::open(&stage, &fleet, members, online)?;
     let per_message = online.saturating_sub(1).max(1) as f64;
-    let rate = options.rate.unwrap_or((DELIVERIES_PER_SECOND / per_message).clamp(0.5, 200.0));
+    let rate = options.rate.unwrap_or((DELIVERIES_PER_SECOND / per_message).clamp(RATE_MIN, 200.0));
     if rate <= 0.0 {
         return Err("group needs a rate above 0: messages a second".into());
     }
