@@ -8,6 +8,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tern_protocol::ConversationId;
+use tern_protocol::limit::INVITES_MAX;
 
 use super::options::Options;
 use super::room::{Room, all, open_directs};
@@ -84,7 +85,9 @@ pub(super) struct Costs {
     pub(super) levels: Vec<Level>,
     /// An idle connection, its session included. Unit: bytes.
     pub(super) connection_bytes: f64,
-    /// A user's place in a conversation, of an online user. Unit: bytes.
+    /// A user's place in a direct conversation, half of the conversation included. Unit: bytes.
+    pub(super) direct_bytes: f64,
+    /// A user's place in a group. Unit: bytes.
     pub(super) membership_bytes: f64,
     /// What the process keeps of each stored message: caches and tables of the store, until they are full. Unit: bytes.
     pub(super) message_bytes: f64,
@@ -118,7 +121,17 @@ pub(super) fn run(options: &Options, progress: &Progress) -> Result<Calibration,
     let clients = u32::try_from(count)?;
     stage.connect(&fleet, 0..1)?;
     let room = Room::make(&stage, &fleet, all(0..MEMBERS), 1)?;
-    // Memory of connections: of those that are in no conversation yet.
+    // Memory of memberships: of those that are not connected, who see nothing of the groups being filled. The first of them takes what a
+    // server takes once.
+    let absent = count.min(INVITES_MAX);
+    let mut membership_bytes = 0.0;
+    for number in 2..=3 {
+        let before = rss(&stage)?;
+        Room::make(&stage, &fleet, all(0..absent), number)?;
+        stage.settle(&fleet);
+        membership_bytes = (rss(&stage)? - before) / absent as f64;
+    }
+    // Memory of connections.
     let before = rss(&stage)?;
     stage.connect(&fleet, members..clients)?;
     let connection_bytes = (rss(&stage)? - before) / f64::from(clients - members);
@@ -126,7 +139,7 @@ pub(super) fn run(options: &Options, progress: &Progress) -> Result<Calibration,
     let pairs: Vec<(u32, u32)> = (0..clients / 2).map(|pair| (pair * 2, pair * 2 + 1)).collect();
     let before = rss(&stage)?;
     let directs = open_directs(&stage, &fleet, &pairs)?;
-    let membership_bytes = (rss(&stage)? - before) / f64::from(clients);
+    let direct_bytes = (rss(&stage)? - before) / f64::from(clients);
 
     let mut window = stage.prepare(&fleet, Pace::Saturating)?;
     let whole = window.clone();
@@ -144,13 +157,17 @@ pub(super) fn run(options: &Options, progress: &Progress) -> Result<Calibration,
         bytes: (0.0, 0.0),
     };
     let stored = rss(&stage)?;
-    let levels = LEVELS.iter().map(|rates| slicer.level(rates)).collect::<Result<_, Failure>>()?;
+    let [still, quiet, busy] = &LEVELS;
+    let mut levels = vec![slicer.level(still)?, slicer.level(quiet)?];
+    // Before the busy level: its queues leave the process with more memory than its messages.
     let message_bytes = (rss(&stage)? - stored).max(0.0) / fleet.tally().counts.acked.max(1) as f64;
+    levels.push(slicer.level(busy)?);
     let (disk_bytes, wire_bytes) = slicer.bytes;
     let slices = slicer.slices;
     let costs = Costs {
         levels,
         connection_bytes,
+        direct_bytes: direct_bytes.max(0.0),
         membership_bytes: membership_bytes.max(0.0),
         message_bytes,
         disk_bytes,

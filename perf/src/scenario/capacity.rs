@@ -239,9 +239,9 @@ impl Costs {
     fn forecast(&self, behaviour: &Behaviour, messages: f64, shards: usize) -> Forecast {
         let users = behaviour.users as f64;
         // Each user is in a direct conversation beside the groups.
-        let memberships = behaviour.memberships() as f64 + users;
-        let memory =
-            users * self.connection_bytes + memberships * self.membership_bytes + messages * self.message_bytes;
+        let memory = users * (self.connection_bytes + self.direct_bytes)
+            + behaviour.memberships() as f64 * self.membership_bytes
+            + messages * self.message_bytes;
         let rate = behaviour.messages_per_second;
         Forecast {
             cores: self.cores(behaviour, shards.max(1) as f64),
@@ -285,7 +285,8 @@ impl Costs {
             }
         }
         outcome.figure("connection_bytes", self.connection_bytes, "B", "memory of an idle connection");
-        outcome.figure("membership_bytes", self.membership_bytes, "B", "memory of a user's place in a conversation");
+        outcome.figure("direct_bytes", self.direct_bytes, "B", "memory of a user's place in a direct conversation");
+        outcome.figure("membership_bytes", self.membership_bytes, "B", "memory of a user's place in a group");
     }
 }
 
