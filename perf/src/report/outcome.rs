@@ -168,7 +168,7 @@ pub struct Line {
 pub enum Verdict {
     /// Every check held, and the machine was ours.
     Clean,
-    /// Every check held, but the machine was busy with something else: the figures count for nothing.
+    /// Every check held, but tasks had to wait for a CPU: the figures count for nothing.
     Void,
     /// A check failed.
     NotClean,

@@ -66,9 +66,13 @@ pub fn run(options: &Options, progress: &Progress) -> Result<Vec<Outcome>, Failu
     let tally = fleet.finish();
 
     let mut outcome = outcome(&stage, ("presence", "From coming or going to those who watch"), &tally, &measured);
-    "notices".clone_into(&mut outcome.headline);
+    "presence_p99_ms".clone_into(&mut outcome.headline);
     outcome.config.insert("connections".to_owned(), Value::from(pairs * 2));
     outcome.config.insert("rate".to_owned(), Value::from(rate));
     outcome.figure("notices", measured.counts.presence_seen as f64, "", "notices that watchers received");
+    if let Some(seen) = tally.latency.get("presence") {
+        let p99 = seen.value_at_quantile(0.99) as f64 / 1e6;
+        outcome.figure("presence_p99_ms", p99, "ms", "from coming or going to the notice, 99th percentile");
+    }
     Ok(vec![outcome])
 }

@@ -49,7 +49,7 @@ fn header(machine: &Machine, outcomes: &[Outcome]) -> String {
             "Every message arrived where it had to, once, in order and unaltered, and the machine did nothing else."
         }
         Verdict::Void => {
-            "The machine was busy with something else: do not use the figures of what is marked VOID. No check of a message failed."
+            "In what is marked VOID something had to wait for a CPU: do not use its times. No check of a message failed."
         }
         Verdict::NotClean => {
             "A check failed. What is marked NOT CLEAN says which; its figures are of a server that was not right."
