@@ -11,7 +11,7 @@ use rkyv::Archive;
 use rkyv::primitive::{ArchivedU16, ArchivedU32, ArchivedU64, ArchivedU128};
 use rkyv::vec::ArchivedVec;
 use tern_protocol::frame::{self, Frame, Kind};
-use tern_protocol::{CloseCode, RejectCode, client, command, limit, server};
+use tern_protocol::{CloseCode, RejectCode, client, command, limit, server, tail};
 
 /// A type of a field, as the document writes it.
 trait Wire {
@@ -448,6 +448,14 @@ fn a_name_in_capitals_is_the_name_of_something() {
         let capitals = name.len() > 3 && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
         assert!(!capitals || known.contains(name), "`{name}` is the name of nothing");
     }
+}
+
+#[test]
+fn the_rule_of_the_empty_packet_has_its_numbers() {
+    let words = document().split_whitespace().collect::<Vec<_>>().join(" ");
+    let (rtt, packets) = (tail::TAIL_RTT_MIN.as_millis(), tail::TAIL_CLEAN_PACKETS);
+    let rule = format!("a round trip of {rtt} ms or more, until it has carried {packets} packets without a loss");
+    assert!(words.contains(&rule), "docs/wire-format.md does not say: {rule}");
 }
 
 #[test]
