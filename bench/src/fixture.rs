@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tern_core_shard::Shard;
 use tern_core_shard::config::{Limits, ShardConfig};
 use tern_core_shard::io::{
-    Claims, Ending, Input, Lane, Logged, Output, Record, Reply, Request, Row, ViewQuery, ViewReply,
+    Claims, Ending, Input, Lane, Logged, Output, Record, Reply, Request, Row, Urgency, ViewQuery, ViewReply,
 };
 use tern_protocol::client::{At, CreateGroup, GetHistory, Hello, Invite, OpenDirect};
 use tern_protocol::command::CommandHead;
@@ -46,7 +46,7 @@ pub struct Fixture {
     inputs: VecDeque<Input>,
     replies: VecDeque<Reply>,
     last_rows: Vec<Row>,
-    ready: Vec<SessionId>,
+    ready: Vec<(SessionId, Urgency)>,
     next_slot: u64,
     next_number: u64,
 }
@@ -219,7 +219,7 @@ impl Fixture {
     pub fn take_frames(&mut self, mut take: impl FnMut(SessionId, Bytes)) -> usize {
         let mut count = 0;
         self.shard.take_ready(&mut self.ready);
-        for session in self.ready.drain(..) {
+        for (session, _) in self.ready.drain(..) {
             for lane in LANES {
                 while let Some(frame) = self.shard.pop_frame(session, lane) {
                     take(session, frame);

@@ -33,6 +33,19 @@ impl Group {
         self.site.post(self.founder, self.conversation, &self.body);
     }
 
+    /// Opens the conversation of the founder with one member.
+    ///
+    /// # Panics
+    /// When there is no such member.
+    pub fn open_direct(&mut self, member: usize) -> ConversationId {
+        self.site.open_direct(self.founder, self.members[member])
+    }
+
+    /// Makes a message of the founder in another of their conversations durable.
+    pub fn post_to(&mut self, conversation: ConversationId) {
+        self.site.post(self.founder, conversation, &self.body);
+    }
+
     /// The first frame of a member's client.
     ///
     /// # Panics

@@ -203,6 +203,12 @@ impl QuicClients {
         self.clients.iter().map(|client| client.frames).sum()
     }
 
+    /// Frames that one client was sent.
+    #[must_use]
+    pub fn frames_of(&self, client: usize) -> u64 {
+        self.clients[client].frames
+    }
+
     /// When the first client wants to be driven again.
     pub fn next_timeout(&mut self) -> Option<Instant> {
         self.clients.iter_mut().filter_map(|client| client.connection.poll_timeout()).min()

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tern_protocol::ConversationId;
+
 use crate::group::Group;
 use crate::meter::{Meter, Nobody};
 use crate::quic_clients::{ACK_DELAY_MAX, QuicClients};
@@ -148,6 +150,44 @@ impl QuicCrowd {
         self.group.site.pass(time);
         self.clients.pump(self.group.site.now().instant);
         self.clients.frames() - before
+    }
+
+    /// Makes a message to everybody durable. It is applied and delivered in the next turns.
+    pub fn post(&mut self) {
+        self.group.post();
+    }
+
+    /// Opens the conversation of the founder with one client, who hears of it.
+    pub fn open_direct(&mut self, client: usize) -> ConversationId {
+        let conversation = self.group.open_direct(client);
+        self.settle();
+        conversation
+    }
+
+    /// Makes a message of the founder in another of their conversations durable.
+    pub fn post_to(&mut self, conversation: ConversationId) {
+        self.group.post_to(conversation);
+    }
+
+    /// One turn of the server. Returns how many packets it sent.
+    pub fn turn(&mut self) -> u64 {
+        let before = self.group.site.counters().datagrams_out;
+        self.group.site.turn();
+        self.group.site.counters().datagrams_out - before
+    }
+
+    /// Takes turns until nothing is left to do. Returns how many packets were sent.
+    pub fn turns(&mut self) -> u64 {
+        let before = self.group.site.counters().datagrams_out;
+        self.group.site.turns();
+        self.group.site.counters().datagrams_out - before
+    }
+
+    /// Has the clients take in what has come, and say what they have to. Returns how many frames the one got.
+    pub fn hear(&mut self, client: usize) -> u64 {
+        let before = self.clients.frames_of(client);
+        self.clients.pump(self.group.site.now().instant);
+        self.clients.frames_of(client) - before
     }
 
     /// One sign of life from everybody. Measures what receiving and answering it costs.

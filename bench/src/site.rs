@@ -15,7 +15,7 @@ use tern_edge::certificate::Certificates;
 use tern_edge::clock::{Clock, Moment};
 use tern_edge::config::TlsConfig;
 use tern_edge::node::{DriverKind, HandedSocket, NodeConfig, ShardCounters};
-use tern_protocol::client::{CreateGroup, Hello, Invite};
+use tern_protocol::client::{CreateGroup, Hello, Invite, OpenDirect};
 use tern_protocol::command::CommandHead;
 use tern_protocol::frame::{self, Encode};
 use tern_protocol::limit::INVITES_MAX;
@@ -123,6 +123,11 @@ impl Site {
         assert!(rest.is_some(), "the shard never rests");
     }
 
+    /// Takes one turn. Returns whether something is left to do.
+    pub fn turn(&mut self) -> bool {
+        self.shard.step(self.now())
+    }
+
     /// The shard's numbers.
     #[must_use]
     pub fn counters(&self) -> ShardCounters {
@@ -206,6 +211,15 @@ impl Site {
             let request = u128::from(self.number());
             self.log(owner, conversation, &Invite { request, conversation: conversation.raw(), users });
         }
+        self.turns();
+        conversation
+    }
+
+    /// Opens the direct conversation of two users, of whom the first is connected elsewhere.
+    pub fn open_direct(&mut self, owner: Login, peer: Login) -> ConversationId {
+        let request = u128::from(self.number());
+        let conversation = ConversationId::direct(owner.user, peer.user);
+        self.log(owner, conversation, &OpenDirect { request, user: peer.user.raw() });
         self.turns();
         conversation
     }

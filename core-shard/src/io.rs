@@ -287,6 +287,15 @@ pub enum Lane {
     Datagram,
 }
 
+/// How soon what was queued for a session wants to be sent. A transport that has more to send than one turn holds sends what is prompt first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody waits for it: an answer, or news for few.
+    Prompt,
+    /// One of the many that get the same.
+    Bulk,
+}
+
 /// A set of lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lanes(u8);

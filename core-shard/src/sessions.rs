@@ -7,6 +7,7 @@ mod gather;
 mod local;
 mod outbox;
 mod rate;
+mod ready;
 mod session;
 
 use std::collections::BTreeMap;
@@ -21,13 +22,14 @@ use tern_protocol::{CloseCode, ConversationId, DeviceId, RejectCode, RequestId, 
 use crate::config::Sabotage;
 use crate::context::{Context, Timer};
 use crate::conversation::{reject, to_bytes};
-use crate::io::{AppendFailure, Claims, Ending, Lane, Output, Record};
+use crate::io::{AppendFailure, Claims, Ending, Lane, Output, Record, Urgency};
 use crate::message::{Place, ToOwner, ToSessions};
 use crate::owner::ids_of_frame;
 use crate::sorted_map::SortedMap;
 use local::Locals;
 use outbox::Outbox;
 use rate::Bucket;
+use ready::ReadyList;
 use session::{Membership, Open, Phase, Session};
 
 /// Every session of this shard.
@@ -39,7 +41,7 @@ pub(crate) struct Sessions {
     locals: Locals,
     presence: BTreeMap<UserId, deliver::Watched>,
     /// Sessions with something new to send.
-    ready: Vec<SessionId>,
+    ready: ReadyList,
     /// The server is going away; sessions are told to come back within this many milliseconds.
     draining: Option<u32>,
     next_gather: u64,
@@ -69,7 +71,7 @@ impl Sessions {
             bucket: Bucket::full(cx.now, cx.limits()),
             inflight: 0,
             pages: 0,
-            ready: false,
+            ready: None,
             stall: None,
             taken: cx.now,
         };
@@ -398,16 +400,13 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn take_ready(&mut self, into: &mut Vec<SessionId>) {
-        let mut ready = std::mem::take(&mut self.ready);
-        for id in ready.drain(..) {
-            if let Some(session) = self.get(id) {
-                session.ready = false;
-                into.push(id);
-            }
-        }
-        // Its memory stays: a list that grew anew for every delivery would be moved a dozen times for ten thousand recipients.
-        self.ready = ready;
+    pub(crate) fn take_ready(&mut self, into: &mut Vec<(SessionId, Urgency)>) {
+        let Self { ready, slots, .. } = self;
+        let take = |id| {
+            let session = slots.get_mut(slot_of(id)).and_then(Option::as_deref_mut).filter(|session| session.id == id);
+            session.is_some_and(|session| session.ready.take().is_some())
+        };
+        ready.drain(take, into);
     }
 
     pub(crate) fn wants_input(&self, limits: &crate::config::Limits, id: SessionId) -> bool {

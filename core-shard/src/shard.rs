@@ -7,7 +7,7 @@ use tern_protocol::{SessionId, Timestamp};
 use crate::config::ShardConfig;
 use crate::context::{Context, Timer};
 use crate::counters::Counters;
-use crate::io::{AppendFailure, Input, Lane, Lanes, Output, Record, Reply};
+use crate::io::{AppendFailure, Input, Lane, Lanes, Output, Record, Reply, Urgency};
 use crate::message::Message;
 use crate::owner::Owner;
 use crate::sessions::Sessions;
@@ -66,8 +66,8 @@ impl Shard {
         self.cx.next_due()
     }
 
-    /// Moves the sessions for which frames were queued since the last call to `into`, each once.
-    pub fn take_ready(&mut self, into: &mut Vec<SessionId>) {
+    /// Moves the sessions for which frames were queued since the last call to `into`, each once, those first that want them soon.
+    pub fn take_ready(&mut self, into: &mut Vec<(SessionId, Urgency)>) {
         self.sessions.take_ready(into);
     }
 

@@ -73,6 +73,10 @@ counters! {
     frames_out,
     /// Bytes of those frames.
     frame_bytes_out,
+    /// QUIC connections that have something to be sent in a later turn, now.
+    quic_visits_waiting,
+    /// WebSockets that have something to be sent in a later turn, now.
+    websocket_visits_waiting,
     /// UDP datagrams received, the empty ones too.
     datagrams_in,
     /// UDP datagrams sent.

@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+mod agenda;
 pub mod auth;
 pub mod certificate;
 pub mod cli;

@@ -66,6 +66,10 @@ const SHARD: &[Row<ShardCounters>] = &[
     ("sessions", "Live sessions", Gauge, |shard| shard.sessions),
     ("quic_connections", "QUIC connections in any state", Gauge, |shard| shard.quic_connections),
     ("websocket_connections", "WebSocket connections", Gauge, |shard| shard.websocket_connections),
+    ("quic_visits_waiting", "QUIC connections to be sent to in a later turn", Gauge, |shard| shard.quic_visits_waiting),
+    ("websocket_visits_waiting", "WebSockets to be sent to in a later turn", Gauge, |shard| {
+        shard.websocket_visits_waiting
+    }),
     ("frames_received", "Frames that clients sent", Counter, |shard| shard.frames_in),
     ("frame_received_bytes", "Bytes of frames that clients sent", Counter, |shard| shard.frame_bytes_in),
     ("frames_sent", "Frames handed to a transport", Counter, |shard| shard.frames_out),

@@ -64,6 +64,12 @@ impl<T> Slots<T> {
         if slot.generation == key.generation() { slot.value.as_mut() } else { None }
     }
 
+    /// The key of the value that is in a slot now.
+    pub(crate) fn key_at(&self, index: usize) -> Option<Key> {
+        let slot = self.slots.get(index).filter(|slot| slot.value.is_some())?;
+        Some(Key(u64::from(slot.generation) << 32 | index as u64))
+    }
+
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let slot = self.slots.get_mut(key.index())?;
         if slot.generation != key.generation() {
@@ -96,7 +102,9 @@ mod tests {
         let mut slots = Slots::new();
         let first = slots.insert("ada");
         assert_eq!(slots.get(first), Some(&"ada"));
+        assert_eq!(slots.key_at(0), Some(first));
         assert_eq!(slots.remove(first), Some("ada"));
+        assert_eq!((slots.key_at(0), slots.key_at(1)), (None, None));
         let second = slots.insert("bob");
         assert_ne!(first, second);
         assert_eq!(second.index(), 0, "the slot is dense");

@@ -12,12 +12,13 @@ use tern_protocol::server::{
 use tern_protocol::{CloseCode, ConversationId, Seq, SessionId, Timestamp, UserId};
 
 use super::outbox::{Subject, lane_of};
+use super::ready::{ReadyList, urgency_of};
 use super::session::{Lag, Membership, Open, Phase, Session};
 use super::{Sessions, watch_reader};
 use crate::config::Sabotage;
 use crate::context::Context;
 use crate::conversation::to_bytes;
-use crate::io::{Lane, Lanes};
+use crate::io::{Lane, Lanes, Urgency};
 use crate::message::{Audience, EventHead, Missing, ToOwner, Watching};
 
 /// A user whose presence sessions of this shard want to know.
@@ -41,7 +42,7 @@ impl Sessions {
             return;
         }
         session.outbox.push(lane, frame);
-        mark_ready(cx, ready, session);
+        mark_ready(cx, ready, session, Urgency::Prompt);
     }
 
     /// One event, to every subscribed session.
@@ -59,6 +60,7 @@ impl Sessions {
         }
         let lane = lane_of(conversation);
         let sessions = std::mem::take(&mut local.sessions);
+        let urgency = urgency_of(sessions.len());
         let mut gone: Vec<SessionId> = Vec::new();
         let leaves = matches!(event.kind, event::LEFT | event::KICKED) && cx.config.has(Sabotage::KickUnsubscribe);
         let reads = event.kind == event::MESSAGE && cx.config.has(Sabotage::OwnSendReads);
@@ -66,7 +68,7 @@ impl Sessions {
             let Some(session) = self.slots.get_mut(super::slot_of(*id)).and_then(Option::as_deref_mut) else {
                 continue;
             };
-            push_live(cx, &mut self.ready, session, conversation, lane, frame);
+            push_live(cx, (&mut self.ready, urgency), session, conversation, lane, frame);
             let Phase::Open(open) = &mut session.phase else { continue };
             if (reads && open.user == event.sender) || (event.kind == event::ROLE && open.user == event.subject) {
                 note_own(open, conversation, &event);
@@ -151,8 +153,8 @@ impl Sessions {
             Missing::Nothing => None,
             Missing::Events(events) => {
                 for frame in events {
-                    let Some(session) = self.get_disjoint(id) else { return };
-                    push_live(cx, session.1, session.0, conversation, lane, frame);
+                    let Some((session, ready)) = self.get_disjoint(id) else { return };
+                    push_live(cx, (ready, Urgency::Prompt), session, conversation, lane, frame);
                 }
                 Some(())
             }
@@ -208,6 +210,7 @@ impl Sessions {
             delivered: delivered.raw(),
         });
         let lane = lane_of(conversation);
+        let urgency = urgency_of(local.sessions.len());
         for id in &local.sessions {
             let Some(session) = self.slots.get_mut(super::slot_of(*id)).and_then(Option::as_deref_mut) else {
                 continue;
@@ -218,7 +221,7 @@ impl Sessions {
                 (mine.read, mine.read_visible) = (read, read_visible);
             }
             if own || audience == Audience::Members {
-                push_live(cx, &mut self.ready, session, conversation, lane, &frame);
+                push_live(cx, (&mut self.ready, urgency), session, conversation, lane, &frame);
             }
         }
     }
@@ -228,12 +231,13 @@ impl Sessions {
         let Some(local) = self.locals.get(&conversation) else { return };
         let frame =
             to_bytes(&TypingNotice { conversation: conversation.raw(), user: user.raw(), active: u8::from(active) });
+        let urgency = urgency_of(local.sessions.len());
         for id in &local.sessions {
             let Some(session) = self.slots.get_mut(super::slot_of(*id)).and_then(Option::as_deref_mut) else {
                 continue;
             };
             if session.open().is_some_and(|open| open.user != user) {
-                push_ephemeral(cx, &mut self.ready, session, Subject::Typing(conversation, user), &frame);
+                push_ephemeral(cx, (&mut self.ready, urgency), session, Subject::Typing(conversation, user), &frame);
             }
         }
     }
@@ -243,13 +247,14 @@ impl Sessions {
         let Some(watched) = self.presence.get_mut(&user) else { return };
         watched.state = Some((online, last_seen));
         let frame = presence_frame(user, online, last_seen);
+        let urgency = urgency_of(watched.sessions.len());
         for id in &watched.sessions {
             let Some(session) = self.slots.get_mut(super::slot_of(*id)).and_then(Option::as_deref_mut) else {
                 continue;
             };
             if let Some(dirty) = session.open().and_then(|open| open.presence.get_mut(&user)) {
                 *dirty = true;
-                push_ephemeral(cx, &mut self.ready, session, Subject::Presence(user), &frame);
+                push_ephemeral(cx, (&mut self.ready, urgency), session, Subject::Presence(user), &frame);
             }
         }
     }
@@ -391,7 +396,7 @@ impl Sessions {
         Some(Head { conversation: id.raw(), seq: local.head.raw(), visible: local.visible })
     }
 
-    fn get_disjoint(&mut self, id: SessionId) -> Option<(&mut Session, &mut Vec<SessionId>)> {
+    fn get_disjoint(&mut self, id: SessionId) -> Option<(&mut Session, &mut ReadyList)> {
         let session = self.slots.get_mut(super::slot_of(id))?.as_deref_mut().filter(|session| session.id == id)?;
         Some((session, &mut self.ready))
     }
@@ -400,7 +405,7 @@ impl Sessions {
 /// Queues something that the client can find again by itself: skipped, and remembered as skipped, for a slow reader.
 fn push_live(
     cx: &mut Context,
-    ready: &mut Vec<SessionId>,
+    (ready, urgency): (&mut ReadyList, Urgency),
     session: &mut Session,
     conversation: ConversationId,
     lane: Lane,
@@ -417,18 +422,18 @@ fn push_live(
         cx.counters.skipped += 1;
         lag.skipped.insert(conversation);
         // The transport is asked again even if nothing waits: that is how the lag ends.
-        mark_ready(cx, ready, session);
+        mark_ready(cx, ready, session, urgency);
         return;
     }
     cx.counters.deliveries += 1;
     session.outbox.push(lane, frame.clone());
-    mark_ready(cx, ready, session);
+    mark_ready(cx, ready, session, urgency);
 }
 
 /// Queues something that may be lost: dropped for a slow reader.
 fn push_ephemeral(
     cx: &mut Context,
-    ready: &mut Vec<SessionId>,
+    (ready, urgency): (&mut ReadyList, Urgency),
     session: &mut Session,
     subject: Subject,
     frame: &Bytes,
@@ -438,19 +443,16 @@ fn push_ephemeral(
     if slow || session.outbox.push_ephemeral(subject, frame.clone()) {
         cx.counters.ephemeral_dropped += 1;
     }
-    mark_ready(cx, ready, session);
+    mark_ready(cx, ready, session, urgency);
 }
 
 /// Something waits for the session: the transport is told, and it is watched that the client takes it.
-fn mark_ready(cx: &mut Context, ready: &mut Vec<SessionId>, session: &mut Session) {
+fn mark_ready(cx: &mut Context, ready: &mut ReadyList, session: &mut Session, urgency: Urgency) {
     if session.stall.is_none() {
         session.taken = cx.now;
         watch_reader(cx, session);
     }
-    if !session.ready {
-        session.ready = true;
-        ready.push(session.id);
-    }
+    ready.add(session, urgency);
 }
 
 /// An event about the session's own user: their message moves their cursor, a role is theirs now.

@@ -7,7 +7,7 @@ use tern_protocol::{ConversationId, DeviceId, RejectCode, RequestId, Seq, Sessio
 
 use super::outbox::Outbox;
 use super::rate::Bucket;
-use crate::io::Claims;
+use crate::io::{Claims, Urgency};
 use crate::message::FoundUser;
 use crate::sorted_map::SortedMap;
 
@@ -22,8 +22,8 @@ pub(crate) struct Session {
     pub(crate) inflight: u32,
     /// Pages that owners were asked for and that are not here: each will be as large as a page may be.
     pub(crate) pages: u32,
-    /// In the list of those with something to send.
-    pub(crate) ready: bool,
+    /// On the list of those with something to send.
+    pub(crate) ready: Option<Urgency>,
     /// When it is looked at next whether the client takes what waits for it; `None`: nothing has waited lately.
     pub(crate) stall: Option<Timestamp>,
     /// When the client last took something, or something began to wait.

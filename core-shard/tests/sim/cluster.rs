@@ -101,7 +101,7 @@ impl World {
         }
         let mut ready = Vec::new();
         self.shards[index].take_ready(&mut ready);
-        for conn in ready.iter().filter_map(|session| self.sessions.get(session).copied()).collect::<Vec<_>>() {
+        for conn in ready.iter().filter_map(|(session, _)| self.sessions.get(session).copied()).collect::<Vec<_>>() {
             self.schedule.after(Duration::ZERO, Event::Pump(conn));
         }
         self.retry_stalled(index);
@@ -110,7 +110,7 @@ impl World {
     fn serve_ready(&mut self, index: usize) {
         let mut ready = Vec::new();
         self.shards[index].take_ready(&mut ready);
-        for session in ready {
+        for (session, _) in ready {
             let waiting = self.shards[index].waiting_size(session);
             self.witness.waiting_size_max = self.witness.waiting_size_max.max(waiting);
             if let Some(conn) = self.sessions.get(&session).copied() {

@@ -88,8 +88,8 @@ pub(super) struct Connection {
     tail: Tail,
     /// When an empty packet follows what was written last.
     tail_at: Option<Instant>,
-    /// Whether it is on the shard's list of connections to look at.
-    pub(super) is_dirty: bool,
+    /// Whether it is on the shard's list of connections to look at in this turn.
+    pub(super) is_listed: bool,
     /// Whether it is on the shard's list of connections that wait for back-pressure to end.
     pub(super) is_paused: bool,
     /// Whether reading stopped at its budget.
@@ -118,7 +118,7 @@ impl Connection {
             last_write: None,
             tail: Tail::default(),
             tail_at: None,
-            is_dirty: false,
+            is_listed: false,
             is_paused: false,
             has_more: false,
             armed: None,

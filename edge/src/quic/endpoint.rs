@@ -9,15 +9,16 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use quinn_proto::{ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, Incoming, ServerConfig};
-use tern_core_shard::io::Ending;
+use tern_core_shard::io::{Ending, Urgency};
 use tern_protocol::CloseCode;
 
 use super::admission::{ACCEPTS_PER_TURN, Admission, Network, Verdict};
 use super::cid::shard_of;
 use super::connection::{Connection, Progress};
-use super::deadline::Deadlines;
+use super::deadline::{DEADLINES_PER_TURN, Deadlines};
 use super::prefetch::prefetch;
 use super::udp::{Received, Udp};
+use crate::agenda::Agenda;
 use crate::shard_thread::{Performer, Status, Stray};
 use crate::store::Store;
 
@@ -32,10 +33,9 @@ pub(crate) struct Quic {
     /// By [`ConnectionHandle`], which is a slab key. Boxed: a connection is 6 KB and stays where it is.
     connections: Vec<Option<Box<Connection>>>,
     live: usize,
-    /// Slots to look at in this turn, each once.
-    dirty: Vec<usize>,
-    /// The list that `dirty` is swapped with while it is worked on.
-    spare: Vec<usize>,
+    agenda: Agenda,
+    /// The visits of one turn; empty between turns.
+    visits: Vec<usize>,
     /// Slots of connections that are not read from for back-pressure.
     paused: Vec<usize>,
     deadlines: Deadlines<usize>,
@@ -70,8 +70,8 @@ impl Quic {
             net: Net { endpoint, udp, admission: Admission::default(), packet: Vec::new(), shard, shards },
             connections: Vec::new(),
             live: 0,
-            dirty: Vec::new(),
-            spare: Vec::new(),
+            agenda: Agenda::default(),
+            visits: Vec::new(),
             paused: Vec::new(),
             deadlines: Deadlines::new(),
             connections_max,
@@ -90,7 +90,7 @@ impl Quic {
     /// Receives a bounded number of packets. Returns whether more may be there.
     pub(crate) fn receive<S: Store>(&mut self, performer: &mut Performer<S>) -> bool {
         for _ in 0..RECEIVE_CALLS {
-            let Self { net, connections, dirty, .. } = self;
+            let Self { net, connections, agenda, .. } = self;
             let Net { endpoint, udp, admission, packet, shard, shards } = net;
             let mut replies = Vec::new();
             let received = udp.receive(|datagram| {
@@ -101,7 +101,7 @@ impl Quic {
                     Some(to) if to != *shard => performer.forward(to, Stray { remote, local_ip, ecn, data }),
                     Some(_) | None => {
                         let stray = Stray { remote, local_ip, ecn, data };
-                        let mut router = Router { endpoint, admission, packet, connections, dirty };
+                        let mut router = Router { endpoint, admission, packet, connections, agenda };
                         replies.extend(router.route(stray, performer));
                     }
                 }
@@ -117,8 +117,8 @@ impl Quic {
     /// Takes a packet that another shard has received.
     pub(crate) fn take_stray<S: Store>(&mut self, stray: Stray, performer: &Performer<S>) {
         performer.status().counters.strays_in.add(1);
-        let Self { net: Net { endpoint, admission, packet, .. }, connections, dirty, .. } = self;
-        let reply = Router { endpoint, admission, packet, connections, dirty }.route(stray, performer);
+        let Self { net: Net { endpoint, admission, packet, .. }, connections, agenda, .. } = self;
+        let reply = Router { endpoint, admission, packet, connections, agenda }.route(stray, performer);
         self.net.send_replies(reply.into_iter().collect());
     }
 
@@ -178,8 +178,9 @@ impl Quic {
     /// Looks at the connections whose time has come. Most entries are leftovers of timers that an acknowledgement has stopped since: those
     /// connections are left alone, because a visit brings all of a connection into the caches.
     pub(crate) fn fire_timers(&mut self, now: Instant) {
-        let Self { connections, deadlines, dirty, .. } = self;
-        while let Some((slot, at)) = deadlines.pop_due(now) {
+        let Self { connections, deadlines, agenda, .. } = self;
+        for _ in 0..DEADLINES_PER_TURN {
+            let Some((slot, at)) = deadlines.pop_due(now) else { return };
             let Some(connection) = connection(connections, slot) else { continue };
             if connection.armed != Some(at) {
                 continue;
@@ -191,7 +192,7 @@ impl Quic {
                     if connection.inner.poll_timeout().is_some_and(|due| due <= now) {
                         connection.inner.handle_timeout(now);
                     }
-                    mark(dirty, connection, slot);
+                    agenda.mark(slot, &mut connection.is_listed);
                 }
                 None => {}
             }
@@ -203,9 +204,9 @@ impl Quic {
         let mut more = false;
         // Indexed, because frames that are handed over can close connections, which marks them.
         let mut index = 0;
-        while let Some(slot) = self.dirty.get(index).copied() {
+        while let Some(slot) = self.agenda.now().get(index).copied() {
             index += 1;
-            fetch_ahead(&self.connections, self.dirty.get(index));
+            fetch_ahead(&self.connections, self.agenda.now().get(index));
             let Some(connection) = connection(&mut self.connections, slot) else { continue };
             let is_drained = self.net.exchange(slot, connection);
             let was_paused = connection.is_paused;
@@ -226,7 +227,7 @@ impl Quic {
         for slot in self.paused.drain(..) {
             if let Some(connection) = connection(&mut self.connections, slot) {
                 connection.is_paused = false;
-                mark(&mut self.dirty, connection, slot);
+                self.agenda.mark(slot, &mut connection.is_listed);
             }
         }
     }
@@ -237,10 +238,10 @@ impl Quic {
     }
 
     /// The core has frames for this connection.
-    pub(crate) fn mark_ready(&mut self, slot: usize) {
+    pub(crate) fn mark_ready(&mut self, slot: usize, urgency: Urgency) {
         if let Some(connection) = connection(&mut self.connections, slot) {
             connection.mark_writable();
-            mark(&mut self.dirty, connection, slot);
+            self.agenda.add(slot, urgency, &mut connection.is_listed);
         }
     }
 
@@ -248,25 +249,23 @@ impl Quic {
     pub(crate) fn close<S: Store>(&mut self, slot: usize, code: CloseCode, performer: &Performer<S>) {
         if let Some(connection) = connection(&mut self.connections, slot) {
             connection.close(code, performer);
-            mark(&mut self.dirty, connection, slot);
+            self.agenda.mark(slot, &mut connection.is_listed);
         }
     }
 
-    /// Writes and sends for every connection for which something has happened, in slot order. Returns whether some have more.
+    /// Writes and sends for the connections whose turn it is, in slot order. Returns whether some have more.
     pub(crate) fn drive<S: Store>(&mut self, performer: &mut Performer<S>) -> bool {
         self.net.udp.retry();
         if self.net.udp.is_blocked() {
             return false;
         }
-        std::mem::swap(&mut self.dirty, &mut self.spare);
-        // Neighbours in memory were often made together: the order keeps the caches and the prefetcher useful.
-        self.spare.sort_unstable();
+        self.agenda.take(&mut self.visits);
         let mut visited = 0;
-        while let Some(slot) = self.spare.get(visited).copied() {
+        while let Some(slot) = self.visits.get(visited).copied() {
             visited += 1;
-            fetch_ahead(&self.connections, self.spare.get(visited));
+            fetch_ahead(&self.connections, self.visits.get(visited));
             let Some(connection) = connection(&mut self.connections, slot) else { continue };
-            connection.is_dirty = false;
+            connection.is_listed = false;
             connection.write(performer);
             let progress = self.net.transmit(connection, performer);
             if connection.take_admitted() {
@@ -275,9 +274,11 @@ impl Quic {
             if let Some(at) = connection.next_deadline() {
                 self.deadlines.arm(slot, &mut connection.armed, at);
             }
-            let has_more = std::mem::take(&mut connection.has_more);
-            if has_more || progress == Progress::More {
-                mark(&mut self.dirty, connection, slot);
+            if std::mem::take(&mut connection.has_more) {
+                self.agenda.mark(slot, &mut connection.is_listed);
+            }
+            if progress == Progress::More {
+                self.agenda.put_off(slot);
             }
             if self.net.exchange(slot, connection) {
                 self.remove(slot, performer);
@@ -286,10 +287,21 @@ impl Quic {
                 break;
             }
         }
-        // Those that were not reached keep their mark, and their place.
-        self.dirty.extend(self.spare.drain(..).skip(visited));
-        performer.status().counters.quic_connections.set(self.live);
-        !self.dirty.is_empty() && !self.net.udp.is_blocked()
+        for slot in self.visits.drain(..).skip(visited) {
+            // Those that were not reached keep their place.
+            match connection(&mut self.connections, slot) {
+                Some(connection) if connection.is_listed => {
+                    connection.is_listed = false;
+                    self.agenda.mark(slot, &mut connection.is_listed);
+                }
+                Some(_) => self.agenda.put_off(slot),
+                None => {}
+            }
+        }
+        let counters = &performer.status().counters;
+        counters.quic_connections.set(self.live);
+        counters.quic_visits_waiting.set(self.agenda.waiting());
+        !self.agenda.is_empty() && !self.net.udp.is_blocked()
     }
 
     /// Whether a packet waits for room in the socket.
@@ -314,7 +326,7 @@ impl Quic {
 
     fn mark_dirty(&mut self, slot: usize) {
         if let Some(connection) = connection(&mut self.connections, slot) {
-            mark(&mut self.dirty, connection, slot);
+            self.agenda.mark(slot, &mut connection.is_listed);
         }
     }
 }
@@ -374,7 +386,7 @@ struct Router<'a> {
     admission: &'a mut Admission,
     packet: &'a mut Vec<u8>,
     connections: &'a mut Vec<Option<Box<Connection>>>,
-    dirty: &'a mut Vec<usize>,
+    agenda: &'a mut Agenda,
 }
 
 impl Router<'_> {
@@ -391,7 +403,7 @@ impl Router<'_> {
             DatagramEvent::ConnectionEvent(ConnectionHandle(slot), event) => {
                 let connection = connection(self.connections, slot)?;
                 connection.inner.handle_event(event);
-                mark(self.dirty, connection, slot);
+                self.agenda.mark(slot, &mut connection.is_listed);
                 None
             }
             DatagramEvent::NewConnection(incoming) => self.admit(incoming, performer),
@@ -437,13 +449,6 @@ fn connection(connections: &mut [Option<Box<Connection>>], slot: usize) -> Optio
 fn fetch_ahead(connections: &[Option<Box<Connection>>], slot: Option<&usize>) {
     if let Some(Some(connection)) = slot.and_then(|slot| connections.get(*slot)) {
         prefetch::<Connection>(connection);
-    }
-}
-
-/// Puts a connection on the list of those to look at, once.
-fn mark(dirty: &mut Vec<usize>, connection: &mut Connection, slot: usize) {
-    if !std::mem::replace(&mut connection.is_dirty, true) {
-        dirty.push(slot);
     }
 }
 

@@ -17,6 +17,6 @@ pub(crate) use assembler::code_of;
 pub use config::{ALPN, UnsuitableTls};
 pub(crate) use config::{Keys, endpoint as endpoint_config, server as server_config};
 pub(crate) use connection::{FLUSH_TIMEOUT, FRAME_TIMEOUT};
-pub(crate) use deadline::Deadlines;
+pub(crate) use deadline::{DEADLINES_PER_TURN, Deadlines};
 pub(crate) use endpoint::Quic;
 pub(crate) use socket::{BindError, PortLock, SocketGroup, bind_group};

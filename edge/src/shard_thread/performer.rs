@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::EcnCodepoint;
-use tern_core_shard::io::{AppendFailure, Ending, Lane, Lanes, Reply, Request, ViewError};
+use tern_core_shard::io::{AppendFailure, Ending, Lane, Lanes, Reply, Request, Urgency, ViewError};
 use tern_core_shard::message::Message;
 use tern_core_shard::{Input, Output, Shard};
 use tern_protocol::{CloseCode, SessionId, ShardId};
@@ -271,7 +271,7 @@ impl<S: Store> Performer<S> {
     }
 
     /// Moves the sessions that have something to send to `into`.
-    pub(crate) fn take_ready(&mut self, into: &mut Vec<SessionId>) {
+    pub(crate) fn take_ready(&mut self, into: &mut Vec<(SessionId, Urgency)>) {
         self.core.take_ready(into);
     }
 

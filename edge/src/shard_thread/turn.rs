@@ -1,9 +1,10 @@
 //! The order in which a shard does things, and the bound on each of them: letters, other shards, packets, timers, frames, the log, then
-//! everything that is to be written, then sleep. All writes of a turn come before the first packet, so that messages share packets.
+//! what is to be written, then sleep. All writes of a turn come before the first packet, so that messages share packets.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tern_core_shard::io::Urgency;
 use tern_protocol::{CloseCode, SessionId};
 
 use super::performer::{Parcel, Performer, Transport};
@@ -41,7 +42,7 @@ pub(super) struct ShardThread<S> {
     stop_at: Option<Instant>,
     /// Scratch space, kept so that no turn allocates.
     parcels: Vec<(usize, Parcel)>,
-    ready: Vec<SessionId>,
+    ready: Vec<(SessionId, Urgency)>,
     closes: Vec<(SessionId, CloseCode)>,
     sockets: Vec<(Key, Readiness)>,
 }
@@ -166,10 +167,10 @@ impl<S: Store> ShardThread<S> {
         performer.take_ready(ready);
         performer.take_closes(closes);
         let any = !ready.is_empty() || !closes.is_empty();
-        for session in ready.drain(..) {
+        for (session, urgency) in ready.drain(..) {
             match performer.transport(session) {
-                Some(Transport::Quic(slot)) => quic.mark_ready(slot),
-                Some(Transport::WebSocket(key)) => websockets.mark_ready(key),
+                Some(Transport::Quic(slot)) => quic.mark_ready(slot, urgency),
+                Some(Transport::WebSocket(key)) => websockets.mark_ready(key, urgency),
                 None => {}
             }
         }

@@ -88,8 +88,8 @@ pub(super) struct Session {
     pings: u32,
     pings_since: Instant,
     partial_until: Option<Instant>,
-    /// Whether it is on the shard's list of sockets to look at.
-    pub(super) is_dirty: bool,
+    /// Whether it is on the shard's list of sockets to look at in this turn.
+    pub(super) is_listed: bool,
     /// Whether it is on the shard's list of sockets that wait for back-pressure to end.
     pub(super) is_paused: bool,
     /// Whether reading or writing stopped at its budget.
@@ -119,7 +119,7 @@ impl Session {
             pings: 0,
             pings_since: now,
             partial_until: None,
-            is_dirty: false,
+            is_listed: false,
             is_paused: false,
             has_more: false,
             armed: None,

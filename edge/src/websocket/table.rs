@@ -4,12 +4,13 @@
 use std::fmt;
 use std::time::Instant;
 
-use tern_core_shard::io::Ending;
+use tern_core_shard::io::{Ending, Urgency};
 use tern_protocol::CloseCode;
 
 use super::session::{Progress, Session};
+use crate::agenda::Agenda;
 use crate::node::HandedSocket;
-use crate::quic::Deadlines;
+use crate::quic::{DEADLINES_PER_TURN, Deadlines};
 use crate::runtime::{Driver, Readiness};
 use crate::shard_thread::{Performer, Transport};
 use crate::slots::{Key, Slots};
@@ -18,10 +19,10 @@ use crate::store::Store;
 /// The WebSocket half of a shard.
 pub(crate) struct WebSockets {
     sessions: Slots<Box<Session>>,
-    /// Sockets to look at in this turn, each once.
-    dirty: Vec<Key>,
-    /// The list that `dirty` is swapped with while it is worked on.
-    spare: Vec<Key>,
+    /// By the slots of `sessions`.
+    agenda: Agenda,
+    /// The visits of one turn; empty between turns.
+    visits: Vec<usize>,
     /// Sockets that are not read from for back-pressure.
     paused: Vec<Key>,
     deadlines: Deadlines<Key>,
@@ -30,11 +31,11 @@ pub(crate) struct WebSockets {
 }
 
 impl WebSockets {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             sessions: Slots::new(),
-            dirty: Vec::new(),
-            spare: Vec::new(),
+            agenda: Agenda::default(),
+            visits: Vec::new(),
             paused: Vec::new(),
             deadlines: Deadlines::new(),
             batch: Vec::new(),
@@ -56,7 +57,7 @@ impl WebSockets {
         let session = performer.connect(Transport::WebSocket(key));
         if let Some(entry) = self.sessions.get_mut(key) {
             entry.set_session(session);
-            mark(&mut self.dirty, entry, key);
+            self.agenda.mark(key.index(), &mut entry.is_listed);
         }
         performer.status().counters.websocket_connections.set(self.sessions.len());
     }
@@ -68,14 +69,14 @@ impl WebSockets {
             Readiness::Read => session.is_readable = true,
             Readiness::Write => session.is_blocked = false,
         }
-        mark(&mut self.dirty, session, key);
+        self.agenda.mark(key.index(), &mut session.is_listed);
     }
 
     /// The core has frames for it.
-    pub(crate) fn mark_ready(&mut self, key: Key) {
+    pub(crate) fn mark_ready(&mut self, key: Key, urgency: Urgency) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.mark_writable();
-            mark(&mut self.dirty, session, key);
+            self.agenda.add(key.index(), urgency, &mut session.is_listed);
         }
     }
 
@@ -83,17 +84,18 @@ impl WebSockets {
     pub(crate) fn close<S: Store>(&mut self, key: Key, code: CloseCode, performer: &Performer<S>) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.close(code, performer);
-            mark(&mut self.dirty, session, key);
+            self.agenda.mark(key.index(), &mut session.is_listed);
         }
     }
 
     /// Looks at the sockets whose time has come.
     pub(crate) fn fire_timers(&mut self, now: Instant) {
-        while let Some((key, at)) = self.deadlines.pop_due(now) {
+        for _ in 0..DEADLINES_PER_TURN {
+            let Some((key, at)) = self.deadlines.pop_due(now) else { return };
             let Some(session) = self.sessions.get_mut(key) else { continue };
             if session.armed == Some(at) {
                 session.armed = None;
-                mark(&mut self.dirty, session, key);
+                self.agenda.mark(key.index(), &mut session.is_listed);
             }
         }
     }
@@ -103,7 +105,7 @@ impl WebSockets {
         for key in self.paused.drain(..) {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.is_paused = false;
-                mark(&mut self.dirty, session, key);
+                self.agenda.mark(key.index(), &mut session.is_listed);
             }
         }
     }
@@ -116,24 +118,26 @@ impl WebSockets {
     /// Reads from every socket for which something has happened. Returns whether some have more.
     pub(crate) fn read<S: Store>(&mut self, performer: &mut Performer<S>) -> bool {
         let mut more = false;
-        for key in &self.dirty {
-            let Some(session) = self.sessions.get_mut(*key) else { continue };
+        for slot in self.agenda.now() {
+            let Some(key) = self.sessions.key_at(*slot) else { continue };
+            let Some(session) = self.sessions.get_mut(key) else { continue };
             let was_paused = session.is_paused;
             session.has_more = session.read(performer) == Progress::More;
             more |= session.has_more;
             if session.is_paused && !was_paused {
-                self.paused.push(*key);
+                self.paused.push(key);
             }
         }
         more
     }
 
-    /// Writes to every socket for which something has happened, and waits for those that are not ready. Returns whether some have more.
+    /// Writes to the sockets whose turn it is, and waits for those that are not ready. Returns whether some have more.
     pub(crate) fn drive<S: Store>(&mut self, driver: &Driver, performer: &mut Performer<S>) -> bool {
-        std::mem::swap(&mut self.dirty, &mut self.spare);
-        for key in self.spare.drain(..) {
+        self.agenda.take(&mut self.visits);
+        for slot in self.visits.drain(..) {
+            let Some(key) = self.sessions.key_at(slot) else { continue };
             let Some(session) = self.sessions.get_mut(key) else { continue };
-            session.is_dirty = false;
+            session.is_listed = false;
             let progress = session.write(&mut self.batch, performer);
             if session.is_over() {
                 if let Some(mut session) = self.sessions.remove(key) {
@@ -150,12 +154,17 @@ impl WebSockets {
             if let Some(at) = session.next_deadline() {
                 self.deadlines.arm(key, &mut session.armed, at);
             }
-            if std::mem::take(&mut session.has_more) || progress == Progress::More {
-                mark(&mut self.dirty, session, key);
+            if std::mem::take(&mut session.has_more) {
+                self.agenda.mark(slot, &mut session.is_listed);
+            }
+            if progress == Progress::More {
+                self.agenda.put_off(slot);
             }
         }
-        performer.status().counters.websocket_connections.set(self.sessions.len());
-        !self.dirty.is_empty()
+        let counters = &performer.status().counters;
+        counters.websocket_connections.set(self.sessions.len());
+        counters.websocket_visits_waiting.set(self.agenda.waiting());
+        !self.agenda.is_empty()
     }
 
     /// Whether there is no socket, not even one that waits for its peer to close.
@@ -166,13 +175,6 @@ impl WebSockets {
     /// When the earliest socket wants to be looked at.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
-    }
-}
-
-/// Puts a socket on the list of those to look at, once.
-fn mark(dirty: &mut Vec<Key>, session: &mut Session, key: Key) {
-    if !std::mem::replace(&mut session.is_dirty, true) {
-        dirty.push(key);
     }
 }
 
