@@ -1,15 +1,15 @@
 //! Which connections of a shard are looked at, and in which turn: those to which something has happened at once, those that only have
 //! something to be sent a bounded number in each turn, round and round in slot order. Never visits one twice in a turn.
 //!
-//! A message to fifty thousand sessions takes a shard half a second to send. Without the bound nothing is received in that time: the
-//! acknowledgements overflow the socket, the peers send again, and everybody else's messages wait.
+//! A message to five thousand sessions takes a shard about a tenth of a second to send. Without the bound nothing is received in that
+//! time, and everybody else's messages wait.
 
 use std::mem;
 
 use tern_core_shard::io::Urgency;
 
 /// Connections that only have something to be sent and are visited in one turn. Unit: connections. As many as packets are received in
-/// a turn at least, so that their acknowledgements are taken as they come; about 3 ms.
+/// a turn at least, so that their acknowledgements are taken as they come.
 const VISITS_PER_TURN: usize = 128;
 /// Slots in one word of the set.
 const WORD_BITS: usize = u64::BITS as usize;

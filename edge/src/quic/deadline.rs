@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-/// Entries that are looked at in one turn. Unit: entries. Those that are due bring their connections into the caches: about 3 ms.
+/// Entries that are looked at in one turn. Unit: entries. Each that is due brings its connection into the caches.
 pub(crate) const DEADLINES_PER_TURN: usize = 256;
 
 /// Deadlines of slots, earliest first. An entry says only "look": the slot knows what is due.
