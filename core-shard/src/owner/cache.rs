@@ -40,16 +40,23 @@ pub(crate) enum State {
     Account(Box<Account>),
 }
 
+/// A state, and the last command that was in it when the view gave it: up to there, the view has it.
+#[derive(Debug)]
+struct Held {
+    state: State,
+    loaded: Position,
+}
+
 #[derive(Debug)]
 enum Slot {
     Ready {
-        state: State,
+        held: Held,
         used: u64,
         size: usize,
     },
     /// The state is here already when only an old event is missing.
     Loading {
-        state: Option<State>,
+        held: Option<Held>,
         waiting: Waiting,
     },
 }
@@ -83,14 +90,14 @@ impl Cache {
 
     pub(crate) fn state(&self, entity: &Entity) -> Option<&State> {
         match self.slots.get(entity)? {
-            Slot::Ready { state, .. } => Some(state),
+            Slot::Ready { held, .. } => Some(&held.state),
             Slot::Loading { .. } => None,
         }
     }
 
     pub(crate) fn state_mut(&mut self, entity: &Entity) -> Option<&mut State> {
         match self.slots.get_mut(entity)? {
-            Slot::Ready { state, .. } => Some(state),
+            Slot::Ready { held, .. } => Some(&mut held.state),
             Slot::Loading { .. } => None,
         }
     }
@@ -107,7 +114,7 @@ impl Cache {
             waiting.push_back(work);
             return Ok(());
         }
-        self.slots.insert(entity.clone(), Slot::Loading { state: None, waiting: VecDeque::from([work]) });
+        self.slots.insert(entity.clone(), Slot::Loading { held: None, waiting: VecDeque::from([work]) });
         self.fetch(cx, Fetching::Entity(entity.clone()));
         Ok(())
     }
@@ -121,10 +128,10 @@ impl Cache {
 
     /// Sets an entity aside until an old event of it is loaded; `work` goes first then.
     pub(crate) fn fetch_event(&mut self, cx: &mut Context, entity: Entity, seq: Seq, work: Work) {
-        let Some(Slot::Ready { state, used, size }) = self.slots.remove(&entity) else { return };
+        let Some(Slot::Ready { held, used, size }) = self.slots.remove(&entity) else { return };
         self.used.remove(&used);
         self.size -= size;
-        self.slots.insert(entity.clone(), Slot::Loading { state: Some(state), waiting: VecDeque::from([work]) });
+        self.slots.insert(entity.clone(), Slot::Loading { held: Some(held), waiting: VecDeque::from([work]) });
         self.fetch(cx, Fetching::Event(entity, seq));
     }
 
@@ -164,15 +171,17 @@ impl Cache {
             (Fetching::Page(page), Ok(ViewReply::Events(events))) => Fetch::Page(page, Some(events)),
             (Fetching::Page(page), _) => Fetch::Page(page, None),
             (Fetching::Entity(entity), Ok(ViewReply::Entity { rows, events })) => match load(&entity, &rows, events) {
-                Ok(state) => self.ready(cx, entity, state, None),
+                Ok(state) => {
+                    let loaded = state.position();
+                    self.ready(cx, entity, Held { state, loaded }, None)
+                }
                 Err(_) => self.fail(cx, Fetching::Entity(entity)),
             },
             (Fetching::Event(entity, seq), Ok(ViewReply::Events(events))) => {
                 let event = events.into_iter().next().map(|frame| Remembered::read(frame, Position::ZERO));
                 match (event, self.slots.get_mut(&entity)) {
-                    (Some(Ok(event)), Some(Slot::Loading { state, .. })) if event.head.seq == seq => match state.take()
-                    {
-                        Some(state) => self.ready(cx, entity, state, Some(event)),
+                    (Some(Ok(event)), Some(Slot::Loading { held, .. })) if event.head.seq == seq => match held.take() {
+                        Some(held) => self.ready(cx, entity, held, Some(event)),
                         None => Fetch::Nothing,
                     },
                     _ => self.fail(cx, Fetching::Event(entity, seq)),
@@ -182,9 +191,9 @@ impl Cache {
         }
     }
 
-    fn ready(&mut self, cx: &mut Context, entity: Entity, state: State, event: Option<Remembered>) -> Fetch {
+    fn ready(&mut self, cx: &mut Context, entity: Entity, held: Held, event: Option<Remembered>) -> Fetch {
         let Some(Slot::Loading { waiting, .. }) = self.slots.remove(&entity) else { return Fetch::Nothing };
-        self.slots.insert(entity.clone(), Slot::Ready { state, used: 0, size: 0 });
+        self.slots.insert(entity.clone(), Slot::Ready { held, used: 0, size: 0 });
         self.touch(cx, &entity);
         Fetch::Ready(entity, waiting, event)
     }
@@ -208,8 +217,8 @@ impl Cache {
 
     /// Notes that an entity was used, and how large it is now.
     pub(crate) fn touch(&mut self, cx: &mut Context, entity: &Entity) {
-        let Some(Slot::Ready { state, used, size }) = self.slots.get_mut(entity) else { return };
-        let new = state.size();
+        let Some(Slot::Ready { held, used, size }) = self.slots.get_mut(entity) else { return };
+        let new = held.state.size();
         self.size = self.size - *size + new;
         *size = new;
         if *used == 0 || *used != self.next_use {
@@ -221,20 +230,23 @@ impl Cache {
         cx.counters.cache_size = self.size as u64;
     }
 
-    /// Drops the least recently used entities while there are too many bytes of them; none whose rows the view may lack.
+    /// Drops the least recently used entities while there are too many bytes of them. One whose rows the view may lack stays, and goes
+    /// to the young end of the list: however many of those there are, the others are reached.
     pub(crate) fn evict(&mut self, cx: &mut Context, stored: impl Fn(&Entity) -> Position) {
-        if self.size <= cx.limits().cache_size_max {
-            return;
-        }
-        let oldest: Vec<(u64, Entity)> =
-            self.used.iter().take(EVICT_TRIES).map(|(at, entity)| (*at, entity.clone())).collect();
-        for (at, entity) in oldest {
-            let Some(Slot::Ready { state, size, .. }) = self.slots.get(&entity) else { continue };
-            if self.size > cx.limits().cache_size_max && state.position() <= stored(&entity) {
-                self.size -= size;
+        for _ in 0..EVICT_TRIES {
+            if self.size <= cx.limits().cache_size_max {
+                break;
+            }
+            let Some((_, entity)) = self.used.pop_first() else { break };
+            let Some(Slot::Ready { held, used, size }) = self.slots.get_mut(&entity) else { continue };
+            if held.state.position() <= held.loaded.max(stored(&entity)) {
+                self.size -= *size;
                 self.slots.remove(&entity);
-                self.used.remove(&at);
                 cx.counters.evictions += 1;
+            } else {
+                self.next_use += 1;
+                *used = self.next_use;
+                self.used.insert(*used, entity);
             }
         }
         cx.counters.cache_size = self.size as u64;

@@ -1,7 +1,7 @@
 //! One shard with a log and a view that answer at once, and clients that are driven frame by frame. For tests of limits and refusals;
 //! what goes wrong between the parts is the simulator's business.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use tern_core_shard::io::{
@@ -18,10 +18,14 @@ use tern_protocol::{
     UserId, client, stored,
 };
 
+/// Partitions of the shard.
+pub(crate) const PARTITIONS: u16 = 4;
+
 /// A shard that owns everything.
 pub(crate) struct OneShard {
     pub(crate) shard: Shard,
     pub(crate) now: Timestamp,
+    run: u64,
     positions: BTreeMap<PartitionId, Position>,
     rows: BTreeMap<(Table, Bytes), Bytes>,
     /// The log refuses commands of sessions like this.
@@ -30,6 +34,8 @@ pub(crate) struct OneShard {
     pub(crate) hold: Option<VecDeque<(PartitionId, Record)>>,
     /// The view does not answer.
     pub(crate) silent_view: bool,
+    /// The view does not take rows of these partitions.
+    pub(crate) lagging_view: BTreeSet<PartitionId>,
     pub(crate) closed: BTreeMap<SessionId, CloseCode>,
     replies: BTreeMap<u64, Reply>,
     next: u64,
@@ -38,28 +44,29 @@ pub(crate) struct OneShard {
 impl OneShard {
     pub(crate) fn new(limits: Limits) -> Self {
         let now = Timestamp::from_raw(1_800_000_000_000_000);
-        let config = ShardConfig {
-            shard: ShardId::from_raw(0),
-            placement: Placement::new(4, 1),
-            run: 1,
-            now,
-            limits,
-            sabotage: None,
-        };
         let mut this = Self {
-            shard: Shard::new(config),
+            shard: Shard::new(config(1, now, limits)),
             now,
+            run: 1,
             positions: BTreeMap::new(),
             rows: BTreeMap::new(),
             refuse: None,
             hold: None,
             silent_view: false,
+            lagging_view: BTreeSet::new(),
             closed: BTreeMap::new(),
             replies: BTreeMap::new(),
             next: 0,
         };
         this.input(Input::CaughtUp);
         this
+    }
+
+    /// Ends the shard and begins it again: what it knew is what the view has.
+    pub(crate) fn restart(&mut self, limits: Limits) {
+        self.run += 1;
+        self.shard = Shard::new(config(self.run, self.now, limits));
+        self.input(Input::CaughtUp);
     }
 
     /// Gives an input and performs what comes of it, until nothing does.
@@ -93,6 +100,7 @@ impl OneShard {
                     inputs.push_back(Input::Viewed { ticket, reply: Ok(self.answer(&query)) });
                 }
             }
+            Output::Store { partition, .. } if self.lagging_view.contains(&partition) => {}
             Output::Store { partition, position, rows } => {
                 for row in rows {
                     match row.value {
@@ -234,6 +242,17 @@ impl OneShard {
             self.input(Input::Timeout);
         }
         self.now = end;
+    }
+}
+
+fn config(run: u64, now: Timestamp, limits: Limits) -> ShardConfig {
+    ShardConfig {
+        shard: ShardId::from_raw(0),
+        placement: Placement::new(PARTITIONS, 1),
+        run,
+        now,
+        limits,
+        sabotage: None,
     }
 }
 
