@@ -5,13 +5,13 @@ mod group;
 mod message;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use tern_protocol::command::CommandHead;
 use tern_protocol::frame::{Encode, Frame, FrameError, Kind};
 use tern_protocol::server::{Ack, Event, Reject, event, role};
-use tern_protocol::stored::{self, ConversationRow, Entity, MemberRow, Part};
+use tern_protocol::stored::{self, ConversationRow, Entity, MemberRow, Part, standing};
 use tern_protocol::{
     ConversationId, ConversationKind, PartitionId, Position, RejectCode, RequestId, Seq, Timestamp, UserId, client,
     command, frame,
@@ -38,6 +38,8 @@ pub(crate) struct Conversation {
     flags: u8,
     pub(crate) title: Bytes,
     pub(crate) members: BTreeMap<UserId, Member>,
+    /// Who was removed and not invited since: may not join by themselves.
+    barred: BTreeSet<UserId>,
     pub(crate) window: Window,
 }
 
@@ -119,6 +121,7 @@ impl Conversation {
             flags: 0,
             title: Bytes::new(),
             members: BTreeMap::new(),
+            barred: BTreeSet::new(),
             window: Window::default(),
         }
     }
@@ -141,8 +144,16 @@ impl Conversation {
                 }
                 Some(Part::Member(user)) => {
                     let row: MemberRow = stored::decode_row(value)?;
-                    // What was read has arrived; how much more has, the devices will say.
-                    this.members.insert(user, Member { row, delivered: Seq::from_raw(row.read) });
+                    match row.standing {
+                        // What was read has arrived; how much more has, the devices will say.
+                        standing::IN => {
+                            this.members.insert(user, Member { row, delivered: Seq::from_raw(row.read) });
+                        }
+                        standing::BARRED => {
+                            this.barred.insert(user);
+                        }
+                        _ => {}
+                    }
                 }
                 Some(Part::Device(_) | Part::Directory(_)) | None => return Err(FrameError::Archive),
             }
@@ -160,7 +171,7 @@ impl Conversation {
 
     /// Memory it takes. Unit: bytes, estimated.
     pub(crate) fn size(&self) -> usize {
-        512 + self.members.len() * 112 + self.window.size()
+        512 + self.members.len() * 112 + self.barred.len() * 16 + self.window.size()
     }
 
     /// The oldest event that this member may read.
@@ -353,9 +364,9 @@ impl Conversation {
     }
 
     /// Puts a member's state into the rows.
-    fn write_member(&self, user: UserId, out: &mut Effects) {
-        let value = self.members.get(&user).map(|member| stored::encode_row(&member.row).into());
-        out.rows.push(Row { table: Table::Entities, key: Part::Member(user).key(&self.prefix).into(), value });
+    fn write_member(&self, user: UserId, row: &MemberRow, out: &mut Effects) {
+        let key = Part::Member(user).key(&self.prefix).into();
+        out.rows.push(Row { table: Table::Entities, key, value: Some(stored::encode_row(row).into()) });
     }
 
     fn main_row(&self) -> Row {

@@ -57,8 +57,6 @@ codes! {
         CatchUpFirst = 9, "too old to tell whether it was stored: catch up first";
         /// A cursor beyond the head, or with an impossible count.
         BadCursor = 10, "the cursor is beyond the head";
-        /// The last owner may not leave before somebody else owns the group.
-        LastOwner = 11, "a group needs an owner: hand it over first";
         /// Too many requests; wait `retry_after`.
         RateLimited = 20, "too many requests";
         /// The server has too much queued; wait `retry_after`.

@@ -93,7 +93,7 @@ pub struct Event<'a> {
     pub kind: u8,
     /// What the body is: see [`content`].
     pub content: u8,
-    /// For a role change or add: the role given; for a creation: the creator's in a group. See [`role`].
+    /// For a role change, add or join: the role given; for a creation: the creator's in a group. See [`role`].
     pub role: u8,
     /// Users to notify.
     #[rkyv(with = Slice)]
@@ -142,7 +142,7 @@ pub mod role {
     pub const MEMBER: u8 = 1;
     /// May also remove members and recall their messages.
     pub const ADMIN: u8 = 2;
-    /// May also give roles. A group has exactly one.
+    /// May also give roles. A group with members has exactly one after each command.
     pub const OWNER: u8 = 3;
 }
 

@@ -34,7 +34,7 @@ pub struct ConversationRow {
     pub title: Vec<u8>,
 }
 
-/// One member of a conversation. Key: [`entity_key`] + `b'u'` + user.
+/// One member of a conversation, or one who was. Key: [`entity_key`] + `b'u'` + user. Kept after leaving.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemberRow {
     /// The event with which they came in.
@@ -47,6 +47,18 @@ pub struct MemberRow {
     pub read_visible: u64,
     /// See [`crate::server::role`].
     pub role: u8,
+    /// See [`standing`].
+    pub standing: u8,
+}
+
+/// Values of [`MemberRow::standing`].
+pub mod standing {
+    /// A member.
+    pub const IN: u8 = 0;
+    /// Was one, and left.
+    pub const LEFT: u8 = 1;
+    /// Was one, and was removed: comes back only by being invited.
+    pub const BARRED: u8 = 2;
 }
 
 /// A user. Key: [`entity_key`] + `b'p'`.

@@ -2,7 +2,7 @@
 //! Checks everything before it changes anything.
 
 use tern_protocol::server::{event, role};
-use tern_protocol::stored::MemberRow;
+use tern_protocol::stored::{MemberRow, standing};
 use tern_protocol::{ConversationId, ConversationKind, RejectCode, RequestId, Seq, Timestamp, UserId, client};
 
 use super::{At, Conversation, Effects, Member, NewEvent, Outcome};
@@ -78,12 +78,14 @@ impl Conversation {
             return Ok((Seq::from_raw(member.row.join), self.time_of(Seq::from_raw(member.row.join))));
         }
         let open = self.is_group() && self.exists() && self.flags & client::group::OPEN != 0;
-        if !open && at.config.has(Sabotage::Permission) {
+        if (!open || self.barred.contains(&actor)) && at.config.has(Sabotage::Permission) {
             return Err(RejectCode::NotFound);
         }
         self.room_for(at, 1)?;
-        self.add_next(at, actor, role::MEMBER, out);
-        self.member_event(at, actor, request, event::JOINED, actor, role::MEMBER, out)
+        // Whoever comes into a group that everybody has left owns it.
+        let role = if self.members.is_empty() { role::OWNER } else { role::MEMBER };
+        self.add_next(at, actor, role, out);
+        self.member_event(at, actor, request, event::JOINED, actor, role, out)
     }
 
     pub(super) fn leave(
@@ -102,11 +104,22 @@ impl Conversation {
         if !self.is_group() {
             return Err(RejectCode::Forbidden);
         }
-        if member.role == role::OWNER && self.members.len() > 1 {
-            return Err(RejectCode::LastOwner);
+        // The group is handed over first, so that it has an owner after each of the two events; the later one answers a resend.
+        if member.role == role::OWNER
+            && let Some(successor) = self.successor(actor)
+        {
+            self.give_role(at, actor, request, successor, role::OWNER, out)?;
         }
-        self.remove(at, actor, out);
+        self.remove(at, actor, standing::LEFT, out);
         self.member_event(at, actor, request, event::LEFT, actor, 0, out)
+    }
+
+    /// Who owns the group when its owner leaves: of those with the highest role, who has been in it for longest.
+    fn successor(&self, owner: UserId) -> Option<UserId> {
+        let others = self.members.iter().filter(|(user, _)| **user != owner);
+        others
+            .min_by_key(|(user, member)| (std::cmp::Reverse(member.row.role), member.row.join, **user))
+            .map(|(user, _)| *user)
     }
 
     pub(super) fn invite(
@@ -149,7 +162,7 @@ impl Conversation {
         if !allowed && at.config.has(Sabotage::Permission) {
             return Err(RejectCode::Forbidden);
         }
-        self.remove(at, user, out);
+        self.remove(at, user, standing::BARRED, out);
         self.member_event(at, actor, request, event::KICKED, user, 0, out)
     }
 
@@ -220,13 +233,17 @@ impl Conversation {
 
     fn insert(&mut self, at: At<'_>, user: UserId, row: MemberRow, out: &mut Effects) {
         self.members.insert(user, Member { row, delivered: Seq::ZERO });
-        self.write_member(user, out);
+        self.barred.remove(&user);
+        self.write_member(user, &row, out);
         out.set_directory(at, self.id, user, true);
     }
 
-    fn remove(&mut self, at: At<'_>, user: UserId, out: &mut Effects) {
-        self.members.remove(&user);
-        self.write_member(user, out);
+    fn remove(&mut self, at: At<'_>, user: UserId, standing: u8, out: &mut Effects) {
+        let Some(member) = self.members.remove(&user) else { return };
+        if standing == standing::BARRED {
+            self.barred.insert(user);
+        }
+        self.write_member(user, &MemberRow { standing, ..member.row }, out);
         out.set_directory(at, self.id, user, false);
     }
 
@@ -241,8 +258,9 @@ impl Conversation {
     ) -> Outcome {
         if let Some(member) = self.members.get_mut(&user) {
             member.row.role = role;
+            let row = member.row;
+            self.write_member(user, &row, out);
         }
-        self.write_member(user, out);
         self.member_event(at, actor, request, event::ROLE, user, role, out)
     }
 

@@ -187,7 +187,8 @@ impl Conversation {
             member.row.read = seq;
             member.row.read_visible = visible;
             member.delivered = member.delivered.max(Seq::from_raw(seq));
-            self.write_member(user, out);
+            let row = member.row;
+            self.write_member(user, &row, out);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The truth, built without the core: walks the durable log in order and lets each stored event be the doing of one logged command,
 //! under the rules of FEATURES.md. What no command explains, or no rule allows, is a violation.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tern_core_shard::io::Logged;
 use tern_protocol::client::group;
@@ -42,6 +43,8 @@ pub(crate) struct Truth {
     /// When each user was in it.
     pub(crate) stays: BTreeMap<UserId, Vec<Stay>>,
     pub(crate) title: Vec<u8>,
+    /// Who was removed and not added since.
+    removed: BTreeSet<UserId>,
     flags: u8,
     /// Events that a command was found for.
     explained: usize,
@@ -127,22 +130,35 @@ impl Truth {
             }
             (event::JOINED, Some(Op::Join { .. })) => {
                 let open = self.flags & group::OPEN != 0 && rank == 0 && subject == sender;
-                self.enter(sender, event.seq, role::MEMBER);
-                if open { Ok(()) } else { Err("joined what is not open") }
+                let barred = self.removed.contains(&sender);
+                let role = if self.members.is_empty() { role::OWNER } else { role::MEMBER };
+                self.enter(sender, event.seq, role);
+                if open && !barred && event.role == role { Ok(()) } else { Err("joined what is not open to them") }
             }
             (event::LEFT, Some(Op::Leave { .. })) => {
-                let orphans = rank == role::OWNER && self.members.len() > 1;
                 self.exit(sender, event.seq);
-                if subject != sender || orphans { Err("an owner left others behind") } else { Ok(()) }
+                if subject == sender { Ok(()) } else { Err("left for somebody else") }
+            }
+            (event::ROLE, Some(Op::Leave { .. })) => {
+                // An owner who leaves is succeeded.
+                let others = self.members.iter().filter(|(user, _)| **user != sender);
+                let next = others.min_by_key(|(user, member)| (Reverse(member.role), member.join, **user));
+                let succeeds = next.is_some_and(|(user, _)| *user == subject) && event.role == role::OWNER;
+                if let Some(member) = self.members.get_mut(&subject) {
+                    member.role = event.role;
+                }
+                if rank == role::OWNER && succeeds { Ok(()) } else { Err("not the one to succeed the owner") }
             }
             (event::ADDED, Some(Op::Invite { users: named, .. } | Op::Create { members: named, .. })) => {
                 let wanted = self.role_of(subject) == 0 && named.contains(&subject.raw());
+                self.removed.remove(&subject);
                 self.enter(subject, event.seq, role::MEMBER);
                 if wanted { Ok(()) } else { Err("added who was in or not named") }
             }
             (event::KICKED, Some(Op::Kick { user, .. })) => {
                 let allowed = rank >= role::ADMIN && rank > self.role_of(subject) && self.role_of(subject) > 0;
                 self.exit(subject, event.seq);
+                self.removed.insert(subject);
                 if allowed && *user == subject { Ok(()) } else { Err("kicked without the right to") }
             }
             (event::ROLE, Some(Op::SetRole { user, .. })) => {
@@ -273,6 +289,12 @@ fn explain(truth: &mut Truth, logged: &Logged, by: (UserId, u128), op: Option<&O
         if let Err(rule) = truth.apply(&event, op) {
             witness.violation("M12", format!("{rule}: {event:?} by {op:?}"));
         }
+    }
+    let owners = truth.members.values().filter(|member| member.role == role::OWNER).count();
+    let group =
+        truth.events.first().is_some_and(|first| matches!(first.conversation.kind(), Some(ConversationKind::Group(_))));
+    if group && owners != usize::from(!truth.members.is_empty()) {
+        witness.violation("M12", format!("{owners} owners of {} members after {op:?}", truth.members.len()));
     }
 }
 
