@@ -196,8 +196,10 @@ pub enum ViewReply {
 pub enum ViewError {
     /// Too many questions wait.
     Busy,
-    /// The store failed to read. The operator's log has the cause.
+    /// The store failed to read, and may not the next time. The operator's log has the cause.
     Failed,
+    /// What was asked for is damaged where it is stored: asking again gives the same. The operator's log names the place.
+    Damaged,
 }
 
 /// Where a row lives.

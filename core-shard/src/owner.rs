@@ -301,7 +301,7 @@ impl Owner {
     pub(crate) fn on_viewed(&mut self, cx: &mut Context, ticket: u64, reply: Result<ViewReply, ViewError>) {
         match self.cache.fetched(cx, ticket, reply) {
             Fetch::Nothing => {}
-            Fetch::Page(page, events) => self.page_loaded(cx, page, events),
+            Fetch::Page(page, events) => self.page_loaded(cx, &page, events),
             Fetch::Ready(entity, mut waiting, mut event) => {
                 while let Some(work) = waiting.pop_front() {
                     if self.cache.is_ready(&entity) {

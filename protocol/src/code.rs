@@ -67,6 +67,8 @@ codes! {
         Unavailable = 23, "the server cannot store messages at present";
         /// This build does not know the frame's kind.
         Unsupported = 24, "this server does not know this kind of request";
+        /// What was asked for is damaged where it is stored. Asking again gives the same until an operator has repaired it.
+        Unreadable = 25, "the server cannot read what was asked for";
     }
 }
 

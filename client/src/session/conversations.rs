@@ -283,7 +283,7 @@ impl Session {
         self.attention.insert(id);
         conversation.repair_failures += 1;
         conversation.repair_at = Some(now + REPAIR_PAUSE);
-        let gone = error == RequestError::Rejected(RejectCode::NotFound);
+        let gone = matches!(error, RequestError::Rejected(RejectCode::NotFound | RejectCode::Unreadable));
         if gone || conversation.repair_failures >= REPAIR_FAILURES_MAX {
             // A hole is never silent: what cannot be had is left out, and the application is told.
             let head = conversation.track.head();

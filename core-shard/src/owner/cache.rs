@@ -74,8 +74,8 @@ pub(crate) enum Fetch {
     Nothing,
     /// The entity is in memory, and so is the event that its first command needs.
     Ready(Entity, Waiting, Option<Remembered>),
-    /// A page of history; `None`: the view has no answer.
-    Page(Box<Page>, Option<Vec<Bytes>>),
+    /// A page of history.
+    Page(Box<Page>, Result<Vec<Bytes>, ViewError>),
 }
 
 /// How long a failed question to the view waits before it is asked again.
@@ -168,8 +168,9 @@ impl Cache {
     pub(crate) fn fetched(&mut self, cx: &mut Context, ticket: u64, reply: Result<ViewReply, ViewError>) -> Fetch {
         let Some(fetching) = self.fetches.remove(&ticket) else { return Fetch::Nothing };
         match (fetching, reply) {
-            (Fetching::Page(page), Ok(ViewReply::Events(events))) => Fetch::Page(page, Some(events)),
-            (Fetching::Page(page), _) => Fetch::Page(page, None),
+            (Fetching::Page(page), Ok(ViewReply::Events(events))) => Fetch::Page(page, Ok(events)),
+            (Fetching::Page(page), Ok(ViewReply::Entity { .. })) => Fetch::Page(page, Err(ViewError::Failed)),
+            (Fetching::Page(page), Err(error)) => Fetch::Page(page, Err(error)),
             (Fetching::Entity(entity), Ok(ViewReply::Entity { rows, events })) => match load(&entity, &rows, events) {
                 Ok(state) => {
                     let loaded = state.position();

@@ -12,7 +12,7 @@ use super::{Owner, bit, receipt, shards_in};
 use crate::config::Sabotage;
 use crate::context::Context;
 use crate::conversation::{Conversation, Member, reject, to_bytes};
-use crate::io::Order;
+use crate::io::{Order, ViewError};
 use crate::message::{Audience, Found, FoundUser, Missing, Place, ToOwner, ToSessions, Watching};
 use crate::user::User;
 
@@ -73,14 +73,13 @@ impl Owner {
     }
 
     /// The view's part of a page is here.
-    pub(super) fn page_loaded(&mut self, cx: &mut Context, page: Box<Page>, events: Option<Vec<Bytes>>) {
-        match events {
-            Some(events) => answer_page(cx, &page, &events),
-            None => {
-                let frame = reject(page.request, RejectCode::Busy, BUSY_RETRY_MS);
-                cx.answer(page.place, frame);
-            }
-        }
+    pub(super) fn page_loaded(&mut self, cx: &mut Context, page: &Page, events: Result<Vec<Bytes>, ViewError>) {
+        let frame = match events {
+            Ok(events) => return answer_page(cx, page, &events),
+            Err(ViewError::Busy | ViewError::Failed) => reject(page.request, RejectCode::Busy, BUSY_RETRY_MS),
+            Err(ViewError::Damaged) => reject(page.request, RejectCode::Unreadable, 0),
+        };
+        cx.answer(page.place, frame);
     }
 }
 

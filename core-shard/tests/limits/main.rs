@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use one_shard::{OneShard, acks, count, hello, rejects, text, token};
 use tern_core_shard::Limits;
-use tern_core_shard::io::{AppendFailure, Ending, Reply, Request};
+use tern_core_shard::io::{AppendFailure, Ending, Reply, Request, ViewError};
 use tern_protocol::limit::{BODY_SIZE_MAX, DEDUP_WINDOW, FRAME_SIZE_MAX, INVITES_MAX};
 use tern_protocol::server::{Event, Pong, PresenceNotice, Receipt, Welcome};
 use tern_protocol::{
@@ -197,6 +197,29 @@ fn a_foreign_conversation_looks_like_one_that_does_not_exist() {
     let refused: Vec<RejectCode> = rejects(&p.world.take(session)).into_iter().map(|(_, code, _)| code).collect();
     assert_eq!(refused, [RejectCode::NotFound; 6]);
     assert_eq!(p.world.take(p.bob_session), Vec::<Bytes>::new());
+}
+
+#[test]
+fn a_page_that_the_view_cannot_read_ends_with_a_code_that_says_whether_to_ask_again() {
+    let mut p = pair(fast());
+    for request in 0..2 * u128::from(DEDUP_WINDOW) {
+        p.world.send(p.ada_session, &text(p.direct, 1000 + request, b"x"));
+    }
+    p.world.take(p.ada_session);
+    let conversation = p.direct.raw();
+    for (error, expected) in [
+        (ViewError::Busy, (RejectCode::Busy, 200)),
+        (ViewError::Failed, (RejectCode::Busy, 200)),
+        (ViewError::Damaged, (RejectCode::Unreadable, 0)),
+    ] {
+        p.world.broken_view = Some(error);
+        let page = client::GetHistory { request: 7, conversation, anchor: 0, limit: 10, direction: 1 };
+        p.world.send(p.ada_session, &page);
+        let refused = rejects(&p.world.take(p.ada_session));
+        assert_eq!(refused, [(RequestId::from_raw(7), expected.0, expected.1)], "{error:?}");
+    }
+    assert!(!RejectCode::Unreadable.is_retryable() && RejectCode::Busy.is_retryable());
+    p.bob_is_unharmed();
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use tern_core_shard::io::{
-    AppendFailure, Claims, Ending, Input, Lane, Logged, Order, Output, Record, Reply, Request, Table, ViewQuery,
-    ViewReply,
+    AppendFailure, Claims, Ending, Input, Lane, Logged, Order, Output, Record, Reply, Request, Table, ViewError,
+    ViewQuery, ViewReply,
 };
 use tern_core_shard::{Limits, Shard, ShardConfig};
 use tern_protocol::frame::{self, Encode, Frame};
@@ -36,6 +36,8 @@ pub(crate) struct OneShard {
     pub(crate) silent_view: bool,
     /// The view does not take rows of these partitions.
     pub(crate) lagging_view: BTreeSet<PartitionId>,
+    /// The view answers every question with this.
+    pub(crate) broken_view: Option<ViewError>,
     pub(crate) closed: BTreeMap<SessionId, CloseCode>,
     replies: BTreeMap<u64, Reply>,
     next: u64,
@@ -54,6 +56,7 @@ impl OneShard {
             hold: None,
             silent_view: false,
             lagging_view: BTreeSet::new(),
+            broken_view: None,
             closed: BTreeMap::new(),
             replies: BTreeMap::new(),
             next: 0,
@@ -97,7 +100,10 @@ impl OneShard {
             },
             Output::View { ticket, query } => {
                 if !self.silent_view {
-                    inputs.push_back(Input::Viewed { ticket, reply: Ok(self.answer(&query)) });
+                    inputs.push_back(Input::Viewed {
+                        ticket,
+                        reply: self.broken_view.map_or_else(|| Ok(self.answer(&query)), Err),
+                    });
                 }
             }
             Output::Store { partition, .. } if self.lagging_view.contains(&partition) => {}
