@@ -155,6 +155,8 @@ const STORE: &[Row<StoreCounters>] = &[
     ("view_checkpoints", "Times the view was synced", Counter, |store| store.checkpoints),
     ("view_queries", "Questions answered", Counter, |store| store.queries),
     ("view_queries_refused", "Questions refused: too many wait", Counter, |store| store.queries_refused),
+    ("view_query_failures", "Questions that reading failed for", Counter, |store| store.query_failures),
+    ("view_queries_damaged", "Questions for what is damaged", Counter, |store| store.queries_damaged),
 ];
 
 const HTTP: &[Row<HttpCounters>] = &[

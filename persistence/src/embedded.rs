@@ -1,6 +1,7 @@
 //! Opens the store and closes it: checks, recovers, starts the threads, gives each shard its end. Decides nothing while it runs.
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{JoinHandle, Thread};
@@ -9,14 +10,14 @@ use std::time::{Duration, Instant};
 use rtrb::RingBuffer;
 
 use crate::config::EmbeddedConfig;
-use crate::error::{OpenError, ShutdownError};
+use crate::error::{Journal, OpenError, ShutdownError};
 use crate::identity::{Identity, lock, sync_directory};
 use crate::journal::disk::Disk;
 use crate::journal::segments::Synced;
 use crate::journal::{JournalLane, RecoveryReport, Writer, recover};
 use crate::status::{Counters, Health, Status};
 use crate::store::{Ends, ShardLimits, ShardStore};
-use crate::view::{Reader, ReaderLane, View, ViewLane, ViewWriter};
+use crate::view::{self, Reader, ReaderLane, ViewLane, ViewWriter};
 
 /// Wakes a shard's thread. Called from the store's threads: cheap, and never blocks.
 pub type Bell = Arc<dyn Fn() + Send + Sync>;
@@ -56,8 +57,10 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> R
     let directory = &config.directory;
     let lock = lock(directory)?;
     let identity = Identity::open(directory, config.partitions)?;
-    let (view, applied) = View::open(&config)?;
     let journal = directory.join("journal");
+    let beside_journal =
+        |error: OpenError| error.beside(|| journal_is_whole(&journal, config.partitions, identity.key));
+    let (view, applied) = view::open(&config).map_err(beside_journal)?;
     std::fs::create_dir_all(&journal).map_err(OpenError::io(&journal, "create it"))?;
     sync_directory(directory)?;
     let recovered = recover(&journal, &applied, identity.key)?;
@@ -97,6 +100,14 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> R
     threads.append(&mut readers);
     let handle = EmbeddedHandle { status, threads, timeout: config.shutdown_timeout, lock: Some(lock) };
     Ok(Embedded { stores, handle, report })
+}
+
+/// Whether the journal has every command since the beginning, so that it could be applied to an empty view.
+fn journal_is_whole(journal: &Path, partitions: u16, key: u64) -> Journal {
+    match recover(journal, &vec![0; usize::from(partitions)], key) {
+        Ok(recovered) if !recovered.live.is_empty() => Journal::Whole,
+        Ok(_) | Err(_) => Journal::Partial,
+    }
 }
 
 fn log_report(report: &RecoveryReport) {

@@ -78,13 +78,45 @@ pub enum OpenError {
         /// Where it should be.
         directory: PathBuf,
     },
+    /// A table of the view is damaged.
+    ViewDamaged {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: fjall::Error,
+        /// Whether the journal still has every command since the beginning.
+        journal: Journal,
+    },
     /// The view cannot be opened.
     View {
         /// The view.
         directory: PathBuf,
+        /// Whether the journal still has every command since the beginning.
+        journal: Journal,
         /// Why.
         source: fjall::Error,
     },
+}
+
+/// What the journal has beside a view that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Journal {
+    /// Every command since the beginning: without the view, the next start rebuilds it.
+    Whole,
+    /// The latest commands only, or they cannot be read either.
+    Partial,
+}
+
+impl Journal {
+    const fn advice(self) -> &'static str {
+        match self {
+            Self::Whole => {
+                "Check disk and permissions. The journal still has every command: move the directory `view` away, and the next start \
+                 rebuilds it"
+            }
+            Self::Partial => "Check disk and permissions, then restore the data directory from a backup",
+        }
+    }
 }
 
 impl fmt::Display for OpenError {
@@ -134,12 +166,15 @@ impl fmt::Display for OpenError {
                  Restore view and journal from the same backup",
                 directory.display()
             ),
-            Self::View { directory, source } => write!(
+            Self::ViewDamaged { file, source, journal } => write!(
                 f,
-                "{}: the view does not open: {source}; check disk and permissions, then restore the data directory \
-                 from a backup",
-                directory.display()
+                "{}: a table of the view is damaged: {source}; nothing was changed. {}",
+                file.display(),
+                journal.advice()
             ),
+            Self::View { directory, source, journal } => {
+                write!(f, "{}: the view does not open: {source}. {}", directory.display(), journal.advice())
+            }
         }
     }
 }
@@ -148,7 +183,7 @@ impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::View { source, .. } => Some(source),
+            Self::View { source, .. } | Self::ViewDamaged { source, .. } => Some(source),
             Self::Config { .. }
             | Self::Locked { .. }
             | Self::Malformed { .. }
@@ -162,6 +197,16 @@ impl std::error::Error for OpenError {
 }
 
 impl OpenError {
+    /// Adds to an error of the view what the journal has, which decides what helps.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others are not about the view")]
+    pub(crate) fn beside(self, found: impl FnOnce() -> Journal) -> Self {
+        match self {
+            Self::View { directory, source, .. } => Self::View { directory, source, journal: found() },
+            Self::ViewDamaged { file, source, .. } => Self::ViewDamaged { file, source, journal: found() },
+            other => other,
+        }
+    }
+
     /// Makes the closure that says what was being done to which file.
     pub(crate) fn io(file: impl Into<PathBuf>, doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let file = file.into();

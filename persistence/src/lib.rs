@@ -15,10 +15,12 @@ mod view;
 
 pub use config::EmbeddedConfig;
 pub use embedded::{Bell, Embedded, EmbeddedHandle, open};
-pub use error::{OpenError, ShutdownError};
+pub use error::{Journal, OpenError, ShutdownError};
 pub use journal::{Cut, RecoveryReport};
 pub use status::{Counters, Health, State};
 pub use store::{ShardStore, StoreCounters};
+#[cfg(feature = "conformance")]
+pub use view::crash as crash_view;
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,20 @@
 //! What the store knows about itself: counters and health, kept in plain atomics. Never read to decide an order or an outcome,
 //! except that a failure is told to the shards here.
 
-use std::sync::OnceLock;
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::view::Doorbell;
+
+/// Damaged places that are named: a disk that loses more has been named often enough. Unit: places.
+const DAMAGES_MAX: usize = 32;
+
+/// What helps when a table of the view is damaged.
+const DAMAGE_ADVICE: &str =
+    "everything else goes on; check the disk, then stop the server and restore the data directory from a backup";
 
 /// How one part of the store is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +83,10 @@ pub struct Counters {
     pub queries: u64,
     /// Questions refused because too many wait.
     pub queries_refused: u64,
+    /// Questions without an answer because reading failed, and may not the next time.
+    pub query_failures: u64,
+    /// Questions without an answer because what they ask for is damaged.
+    pub queries_damaged: u64,
 }
 
 /// Why the journal takes nothing although it works.
@@ -112,6 +124,8 @@ pub(crate) struct Status {
     pub(crate) checkpoints: AtomicU64,
     pub(crate) queries: AtomicU64,
     pub(crate) queries_refused: AtomicU64,
+    query_failures: AtomicU64,
+    queries_damaged: AtomicU64,
     /// Sum of all partitions' last positions.
     pub(crate) logged_total: AtomicU64,
     /// Sum of all partitions' applied positions.
@@ -131,6 +145,10 @@ pub(crate) struct Status {
     commit_slow: Duration,
     journal_failure: OnceLock<String>,
     view_failure: OnceLock<String>,
+    /// What of the view was found damaged, each once; at most [`DAMAGES_MAX`].
+    view_damages: Mutex<BTreeSet<String>>,
+    /// The last question met an error that may pass.
+    view_reads_fail: AtomicBool,
     stopped: AtomicBool,
     abandoned: AtomicBool,
 }
@@ -168,6 +186,8 @@ impl Status {
             checkpoints: AtomicU64::new(0),
             queries: AtomicU64::new(0),
             queries_refused: AtomicU64::new(0),
+            query_failures: AtomicU64::new(0),
+            queries_damaged: AtomicU64::new(0),
             logged_total: AtomicU64::new(0),
             applied_total: AtomicU64::new(0),
             queues: (0..shards).map(|_| Queues::default()).collect(),
@@ -180,6 +200,8 @@ impl Status {
             commit_slow,
             journal_failure: OnceLock::new(),
             view_failure: OnceLock::new(),
+            view_damages: Mutex::default(),
+            view_reads_fail: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
         }
@@ -222,6 +244,33 @@ impl Status {
     pub(crate) fn fail_view(&self, reason: String) {
         tracing::error!(%reason, "view failed: nothing more is accepted until a restart; what is confirmed is in the journal");
         self.view_failure.set(reason).ok();
+    }
+
+    /// A question was answered.
+    pub(crate) fn view_answered(&self) {
+        self.queries.fetch_add(1, Relaxed);
+        if self.view_reads_fail.load(Relaxed) && self.view_reads_fail.swap(false, Relaxed) {
+            tracing::info!("the view can be read again");
+        }
+    }
+
+    /// A question has no answer, and may have one the next time. Said at the 1st, 2nd, 4th, 8th time, and so on.
+    pub(crate) fn view_read_failed(&self, reason: &str) {
+        let failures = self.query_failures.fetch_add(1, Relaxed) + 1;
+        self.view_reads_fail.store(true, Relaxed);
+        if failures.is_power_of_two() {
+            tracing::error!(%reason, failures, "reading the view failed");
+        }
+    }
+
+    /// A question has no answer because something is damaged. Each damaged place is said once.
+    pub(crate) fn view_damaged(&self, place: String) {
+        self.queries_damaged.fetch_add(1, Relaxed);
+        let mut damages = self.view_damages.lock().unwrap_or_else(PoisonError::into_inner);
+        if damages.len() < DAMAGES_MAX && !damages.contains(&place) {
+            tracing::error!(%place, advice = DAMAGE_ADVICE, "the view is damaged: what lies there cannot be read");
+            damages.insert(place);
+        }
     }
 
     pub(crate) fn journal_failed(&self) -> bool {
@@ -316,6 +365,14 @@ impl Status {
         if self.space_low() {
             return State::Degraded("disk nearly full: rows wait until there is space".into());
         }
+        let damages = self.view_damages.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = damages.first() {
+            let others = damages.len() - 1;
+            return State::Degraded(format!("damaged: {first}, and {others} other places; {DAMAGE_ADVICE}"));
+        }
+        if self.view_reads_fail.load(Relaxed) {
+            return State::Degraded("reading the view fails: its log has the cause".into());
+        }
         State::Ok
     }
 
@@ -345,6 +402,8 @@ impl Status {
             checkpoints: self.checkpoints.load(Relaxed),
             queries: self.queries.load(Relaxed),
             queries_refused: self.queries_refused.load(Relaxed),
+            query_failures: self.query_failures.load(Relaxed),
+            queries_damaged: self.queries_damaged.load(Relaxed),
         }
     }
 }

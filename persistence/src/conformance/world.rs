@@ -176,11 +176,15 @@ impl<'a, B: Backend> World<'a, B> {
     }
 
     pub(crate) fn ask(&mut self, query: ViewQuery) -> ViewReply {
+        self.try_ask(query).expect("the view can read")
+    }
+
+    pub(crate) fn try_ask(&mut self, query: ViewQuery) -> Result<ViewReply, ViewError> {
         self.ticket += 1;
         let ticket = self.ticket;
         self.ends[0].query(ticket, query).expect("there is room");
         self.wait_for("an answer", |world| world.viewed.contains_key(&ticket));
-        self.viewed.remove(&ticket).expect("it was just there").expect("the view can read")
+        self.viewed.remove(&ticket).expect("it was just there")
     }
 
     /// All events of a conversation.

@@ -31,6 +31,12 @@ impl Synced {
         }
     }
 
+    /// What was published.
+    #[cfg(test)]
+    pub(crate) fn positions(&self) -> Vec<u64> {
+        self.0.iter().map(|position| position.load(Ordering::Acquire)).collect()
+    }
+
     fn covers(&self, last: &[u64]) -> bool {
         self.0.iter().zip(last).all(|(synced, &position)| position <= synced.load(Ordering::Acquire))
     }

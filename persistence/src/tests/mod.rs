@@ -18,24 +18,24 @@ use crate::journal::batch::{Header, pages};
 use crate::journal::disk::Disk;
 use crate::{Bell, Embedded, EmbeddedConfig, EmbeddedHandle, OpenError, RecoveryReport, ShardStore, open};
 
-const PARTITIONS: u16 = 4;
+pub(crate) const PARTITIONS: u16 = 4;
 
 /// The embedded store with small segments, bounds of the test's choice, and a disk that can be broken.
-struct Rig {
+pub(crate) struct Rig {
     tune: fn(&mut EmbeddedConfig),
     disk: Disk,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::tuned(|_| {})
     }
 
-    fn tuned(tune: fn(&mut EmbeddedConfig)) -> Self {
+    pub(crate) fn tuned(tune: fn(&mut EmbeddedConfig)) -> Self {
         Self { tune, disk: Disk::default() }
     }
 
-    fn config(&self, directory: &Path, partitions: u16, shards: u16) -> EmbeddedConfig {
+    pub(crate) fn config(&self, directory: &Path, partitions: u16, shards: u16) -> EmbeddedConfig {
         let mut config = EmbeddedConfig::new(directory, partitions, shards);
         config.first_segment_size = 512 * 1024;
         config.segment_size = 512 * 1024;
@@ -45,7 +45,7 @@ impl Rig {
     }
 
     /// Opens and closes at once, for what it says.
-    fn try_open(&self, directory: &Path) -> Result<RecoveryReport, OpenError> {
+    pub(crate) fn try_open(&self, directory: &Path) -> Result<RecoveryReport, OpenError> {
         let bell: Bell = std::sync::Arc::new(|| {});
         open(self.config(directory, PARTITIONS, 1), vec![bell]).map(|embedded| embedded.report)
     }
@@ -97,7 +97,7 @@ fn batches(directory: &Path, segment: &Path) -> Vec<(u64, Header)> {
 }
 
 /// Changes bytes of a file in place.
-fn damage(path: &Path, change: impl FnOnce(&mut [u8])) {
+pub(crate) fn damage(path: &Path, change: impl FnOnce(&mut [u8])) {
     let mut bytes = std::fs::read(path).unwrap();
     change(&mut bytes);
     std::fs::write(path, bytes).unwrap();

@@ -1,13 +1,11 @@
 //! Threads that answer questions. Apart from the writer, so that a write stall holds up no read. Never change anything.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fjall::{Readable, Snapshot};
 use rtrb::{Consumer, Producer};
-use tern_core_shard::io::{Order, ViewError, ViewQuery, ViewReply};
+use tern_core_shard::io::{Order, Table, ViewError, ViewQuery, ViewReply};
 use tern_protocol::stored::{Entity, entity_key, event_key};
 use tern_protocol::{ConversationId, Seq};
 
@@ -15,6 +13,7 @@ use crate::embedded::Bell;
 use crate::status::Status;
 use crate::store::{Answer, Question};
 use crate::view::View;
+use crate::view::engine::{Engine, EngineError, Moment, Rows};
 
 /// Longest sleep: every question also wakes the thread.
 const IDLE_PARK: Duration = Duration::from_secs(1);
@@ -60,31 +59,38 @@ fn serve(view: &View, status: &Status, lane: &mut ReaderLane) -> u64 {
             break;
         }
         let Ok((ticket, query)) = lane.questions.pop() else { break };
-        let reply = answer(view, &query).map_err(|error| {
-            tracing::error!(%error, "reading the view failed");
-            ViewError::Failed
-        });
+        let reply = match answer(&**view, &query) {
+            Ok(reply) => {
+                status.view_answered();
+                Ok(reply)
+            }
+            Err(EngineError::Failed(reason)) => {
+                status.view_read_failed(&reason);
+                Err(ViewError::Failed)
+            }
+            Err(EngineError::Damaged(place)) => {
+                status.view_damaged(place);
+                Err(ViewError::Damaged)
+            }
+        };
         lane.answers.push((ticket, reply)).ok();
         answered += 1;
     }
     if answered > 0 {
-        status.queries.fetch_add(answered, Relaxed);
         (lane.bell)();
     }
     answered
 }
 
-fn answer(view: &View, query: &ViewQuery) -> fjall::Result<ViewReply> {
+/// Answers one question.
+pub(super) fn answer(view: &dyn Engine, query: &ViewQuery) -> Result<ViewReply, EngineError> {
     // One moment for rows and events: what was stored together is seen together.
-    let snapshot = view.database.snapshot();
+    let moment = view.moment();
     match *query {
         ViewQuery::Entity { ref entity, events_max } => {
-            let rows = snapshot
-                .prefix(&view.entities, entity_key(entity))
-                .map(|row| row.into_inner().map(|(key, value)| (Bytes::from(key), Bytes::from(value))))
-                .collect::<fjall::Result<_>>()?;
+            let rows = moment.prefix(Table::Entities, &entity_key(entity)).collect::<Result<_, _>>()?;
             let events = match *entity {
-                Entity::Conversation(id) => newest_events(view, &snapshot, id, events_max)?,
+                Entity::Conversation(id) => newest_events(&*moment, id, events_max)?,
                 Entity::User(_) | Entity::Account(_) => Vec::new(),
             };
             Ok(ViewReply::Entity { rows, events })
@@ -93,9 +99,8 @@ fn answer(view: &View, query: &ViewQuery) -> fjall::Result<ViewReply> {
             if from > to {
                 return Ok(ViewReply::Events(Vec::new()));
             }
-            let range = snapshot.range(&view.events, event_key(conversation, from)..=event_key(conversation, to));
-            let values = range.into_values(order);
-            let mut events = take_size(values, size_max)?;
+            let (first, last) = (event_key(conversation, from), event_key(conversation, to));
+            let mut events = take_size(moment.range(Table::Events, &first, &last, order), size_max)?;
             if order == Order::NewestFirst {
                 events.reverse();
             }
@@ -104,25 +109,20 @@ fn answer(view: &View, query: &ViewQuery) -> fjall::Result<ViewReply> {
     }
 }
 
-fn newest_events(
-    view: &View,
-    snapshot: &Snapshot,
-    conversation: ConversationId,
-    events_max: usize,
-) -> fjall::Result<Vec<Bytes>> {
-    let range = event_key(conversation, Seq::ZERO)..=event_key(conversation, Seq::from_raw(u64::MAX));
-    let newest = snapshot.range(&view.events, range).rev().take(events_max);
-    let mut events = newest.map(|row| row.value().map(Bytes::from)).collect::<fjall::Result<Vec<_>>>()?;
+fn newest_events(moment: &dyn Moment, conversation: ConversationId, max: usize) -> Result<Vec<Bytes>, EngineError> {
+    let (first, last) = (event_key(conversation, Seq::ZERO), event_key(conversation, Seq::from_raw(u64::MAX)));
+    let newest = moment.range(Table::Events, &first, &last, Order::NewestFirst).take(max);
+    let mut events = newest.map(|row| row.map(|(_, value)| value)).collect::<Result<Vec<_>, _>>()?;
     events.reverse();
     Ok(events)
 }
 
 /// Values up to `size_max` bytes, but at least one.
-fn take_size(values: impl Iterator<Item = fjall::Result<Bytes>>, size_max: usize) -> fjall::Result<Vec<Bytes>> {
+fn take_size(rows: Rows<'_>, size_max: usize) -> Result<Vec<Bytes>, EngineError> {
     let mut taken = Vec::new();
     let mut size = 0;
-    for value in values {
-        let value = value?;
+    for row in rows {
+        let (_, value) = row?;
         size += value.len();
         if size > size_max && !taken.is_empty() {
             break;
@@ -130,19 +130,4 @@ fn take_size(values: impl Iterator<Item = fjall::Result<Bytes>>, size_max: usize
         taken.push(value);
     }
     Ok(taken)
-}
-
-/// Values of a range, from the wanted end.
-trait IntoValues {
-    fn into_values(self, order: Order) -> Box<dyn Iterator<Item = fjall::Result<Bytes>>>;
-}
-
-impl IntoValues for fjall::Iter {
-    fn into_values(self, order: Order) -> Box<dyn Iterator<Item = fjall::Result<Bytes>>> {
-        let value = |row: fjall::Guard| row.value().map(Bytes::from);
-        match order {
-            Order::OldestFirst => Box::new(self.map(value)),
-            Order::NewestFirst => Box::new(self.rev().map(value)),
-        }
-    }
 }

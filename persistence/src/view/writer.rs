@@ -8,7 +8,6 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fjall::PersistMode;
 use rtrb::{Consumer, Producer, PushError};
 use tern_core_shard::io::{Row, Table};
 use tern_protocol::{PartitionId, Position};
@@ -18,7 +17,8 @@ use crate::embedded::Bell;
 use crate::journal::segments::Synced;
 use crate::status::{Status, micros};
 use crate::store::{StoreRows, StoredUpTo};
-use crate::view::{View, checkpoint_key};
+use crate::view::View;
+use crate::view::engine::{Batch, EngineError};
 
 /// Longest sleep; also how often free space is looked at.
 const IDLE_PARK: Duration = Duration::from_millis(500);
@@ -43,7 +43,7 @@ struct Lane {
 
 /// What the queues held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     Nothing,
     /// Less than a batch: more may come together first.
     Some,
@@ -135,9 +135,7 @@ impl ViewWriter {
                 return Ok(());
             }
             if stopped && found == Found::Nothing {
-                return self
-                    .checkpoint()
-                    .and(self.status.view_failed().map_or(Ok(()), |reason| Err(reason.to_owned())));
+                return self.checkpoint();
             }
             if self.checkpoint_due() {
                 self.checkpoint().ok();
@@ -179,7 +177,7 @@ impl ViewWriter {
     }
 
     /// Commits what is queued, up to one batch.
-    fn turn(&mut self) -> Found {
+    pub(super) fn turn(&mut self) -> Found {
         let mut draft = Draft::default();
         let count = self.lanes.len();
         for turn in 0..count {
@@ -210,33 +208,19 @@ impl ViewWriter {
         }
         let found = if draft.size < self.batch_size_max { Found::Some } else { Found::Much };
         if let Err(error) = self.commit(draft) {
-            self.status.fail_view(format!("{}: {error}", self.view.directory.display()));
+            self.status.fail_view(error.to_string());
             return Found::Nothing;
         }
         self.deliver();
         found
     }
 
-    fn commit(&mut self, draft: Draft) -> fjall::Result<()> {
+    fn commit(&mut self, draft: Draft) -> Result<(), EngineError> {
         let began = Instant::now();
-        let mut batch = self.view.database.batch().durability(Some(PersistMode::Buffer));
         let rows = draft.rows.len() as u64;
-        for Row { table, key, value } in draft.rows {
-            let keyspace = match table {
-                Table::Events => &self.view.events,
-                Table::Entities => &self.view.entities,
-            };
-            match value {
-                Some(value) => batch.insert(keyspace, key, value),
-                None => batch.remove(keyspace, key),
-            }
-        }
-        for partition in self.lanes.iter().flat_map(|lane| lane.pending.keys()) {
-            if let Some(applied) = self.applied.get(usize::from(partition.raw())) {
-                batch.insert(&self.view.meta, checkpoint_key(*partition), applied.to_le_bytes());
-            }
-        }
-        batch.commit()?;
+        let partitions = self.lanes.iter().flat_map(|lane| lane.pending.keys());
+        let reached = |partition: &PartitionId| Some((*partition, *self.applied.get(usize::from(partition.raw()))?));
+        self.view.commit(Batch { rows: draft.rows, applied: partitions.filter_map(reached).collect() })?;
         self.unsynced = true;
         self.unsynced_size += draft.size as u64;
         self.status.view_commits.fetch_add(1, Relaxed);
@@ -271,11 +255,15 @@ impl ViewWriter {
     }
 
     /// Syncs, and then tells the journal what it need not keep.
-    fn checkpoint(&mut self) -> Result<(), String> {
+    pub(super) fn checkpoint(&mut self) -> Result<(), String> {
+        // After a commit that failed, `applied` says more than is in the view.
+        if let Some(reason) = self.status.view_failed() {
+            return Err(reason.to_owned());
+        }
         if self.unsynced
-            && let Err(error) = self.view.database.persist(PersistMode::SyncData)
+            && let Err(error) = self.view.persist()
         {
-            let reason = format!("{}: {error}", self.view.directory.display());
+            let reason = error.to_string();
             self.status.fail_view(reason.clone());
             return Err(reason);
         }

@@ -1,0 +1,283 @@
+//! The view's database: fjall, an LSM with atomic batches over three keyspaces. Opens it, says what it is for, and turns its errors into
+//! ours. Knows which file is damaged; repairs nothing but the torn end of its journal, see [`super::tail`].
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use fjall::{AbstractTree, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use tern_core_shard::io::{Order, Table};
+use tern_protocol::PartitionId;
+
+use crate::config::EmbeddedConfig;
+use crate::error::{Journal, OpenError};
+use crate::identity::{FORMAT, sync_directory};
+use crate::view::engine::{Batch, Engine, EngineError, Moment, Rows};
+use crate::view::tail;
+
+/// Threads that flush and compact. Unit: threads.
+pub(crate) const WORKERS: usize = 2;
+const FORMAT_KEY: &[u8] = b"format";
+const PARTITIONS_KEY: &[u8] = b"partitions";
+
+/// The open database.
+pub(crate) struct Lsm {
+    database: Database,
+    events: Keyspace,
+    entities: Keyspace,
+    meta: Keyspace,
+    directory: PathBuf,
+}
+
+impl Lsm {
+    /// Opens or creates it. Without workers nothing is flushed or compacted: then its only writes are appends to one journal file.
+    pub(crate) fn open(config: &EmbeddedConfig, workers: usize) -> Result<Self, OpenError> {
+        let directory = config.directory.join("view");
+        if !directory.try_exists().map_err(OpenError::io(&directory, "look for it"))? {
+            Self::create(config, &directory)?;
+        }
+        Self::open_at(config, directory, workers)
+    }
+
+    /// Makes an empty one under another name, and gives it its own when all of it is durable: fjall does not open what a crash left of
+    /// making one.
+    fn create(config: &EmbeddedConfig, directory: &Path) -> Result<(), OpenError> {
+        let draft = directory.with_extension("new");
+        match std::fs::remove_dir_all(&draft) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(OpenError::io(&draft, "remove the unfinished view")(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        drop(Self::open_at(config, draft.clone(), 0)?);
+        sync_tree(&draft).map_err(OpenError::io(&draft, "sync the new view"))?;
+        std::fs::rename(&draft, directory).map_err(OpenError::io(directory, "give the new view its name"))?;
+        sync_directory(&config.directory)
+    }
+
+    fn open_at(config: &EmbeddedConfig, directory: PathBuf, workers: usize) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::View { directory: directory.clone(), source, journal: Journal::Partial };
+        let kept = tail::cut(&directory)?;
+        let database = Database::builder(&directory)
+            .cache_size(config.view_cache_size)
+            .max_journaling_size(config.view_journal_size)
+            .worker_threads_unchecked(workers)
+            .open()
+            .map_err(failed)?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(config.view_memtable_size);
+        let open = |name| database.keyspace(name, options).map_err(failed);
+        let (events, entities, meta) = (open("events")?, open("entities")?, open("meta")?);
+        let lsm = Self { database, events, entities, meta, directory };
+        lsm.compare_with_journal(kept)?;
+        lsm.check_tables()?;
+        lsm.identify(config.partitions)?;
+        Ok(lsm)
+    }
+
+    /// Refuses when a table has what the journal lost. A memtable is flushed only after the journal was synced, so an end that a power cut
+    /// tore lies behind every table; one that lies before was damaged later, and the tables are no longer of one moment.
+    fn compare_with_journal(&self, kept: tail::Kept) -> Result<(), OpenError> {
+        let tables = [&self.events, &self.entities, &self.meta];
+        let newest = tables.into_iter().filter_map(|keyspace| keyspace.tree.get_highest_persisted_seqno()).max();
+        match (kept.last, newest) {
+            (Some((file, last)), Some(newest)) if newest > last => {
+                let reason = "the view's journal ends before what its tables have: a synced part of it is damaged";
+                Err(OpenError::Malformed { file, reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the index and the first and last block of every table, so that a damaged one is met here and not by somebody's request.
+    fn check_tables(&self) -> Result<(), OpenError> {
+        for keyspace in [&self.events, &self.entities, &self.meta] {
+            for table in keyspace.tree.current_version().iter_tables() {
+                let mut rows = table.range(..);
+                let ends = [rows.next(), rows.next_back()];
+                if let Some(Err(source)) = ends.into_iter().flatten().find(Result::is_err) {
+                    let (file, journal) = (table.path.to_path_buf(), Journal::Partial);
+                    return Err(OpenError::ViewDamaged { file, source: source.into(), journal });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares format and partitions with what the view was made for; writes them into a new one.
+    fn identify(&self, partitions: u16) -> Result<(), OpenError> {
+        let file = self.directory.clone();
+        let format = self.number(FORMAT_KEY)?;
+        match (format, self.number(PARTITIONS_KEY)?) {
+            (None, None) => {
+                let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+                batch.insert(&self.meta, FORMAT_KEY, u64::from(FORMAT).to_le_bytes());
+                batch.insert(&self.meta, PARTITIONS_KEY, u64::from(partitions).to_le_bytes());
+                batch.commit().map_err(|source| OpenError::View { directory: file, source, journal: Journal::Partial })
+            }
+            (Some(found), _) if found > u64::from(FORMAT) => {
+                let found = u32::try_from(found).unwrap_or(u32::MAX);
+                Err(OpenError::NewerFormat { file, found, supported: FORMAT })
+            }
+            (Some(_), Some(stored)) if stored == u64::from(partitions) => Ok(()),
+            (Some(_), Some(stored)) => {
+                let stored = u16::try_from(stored).unwrap_or(u16::MAX);
+                Err(OpenError::PartitionsDiffer { file, stored, configured: partitions })
+            }
+            (Some(_), None) | (None, Some(_)) => {
+                Err(OpenError::Malformed { file, reason: "the view says only half of what it is" })
+            }
+        }
+    }
+
+    /// Per partition, up to which position it has been applied.
+    pub(crate) fn checkpoints(&self, partitions: u16) -> Result<Vec<u64>, OpenError> {
+        let key = |raw| checkpoint_key(PartitionId::from_raw(raw));
+        (0..partitions).map(|raw| Ok(self.number(&key(raw))?.unwrap_or(0))).collect()
+    }
+
+    fn number(&self, key: &[u8]) -> Result<Option<u64>, OpenError> {
+        let failed = |source| OpenError::View { directory: self.directory.clone(), source, journal: Journal::Partial };
+        let Some(value) = self.meta.get(key).map_err(failed)? else { return Ok(None) };
+        let malformed =
+            |_| OpenError::Malformed { file: self.directory.clone(), reason: "a number of the view is cut" };
+        <[u8; 8]>::try_from(&value[..]).map(|raw| Some(u64::from_le_bytes(raw))).map_err(malformed)
+    }
+
+    const fn keyspace(&self, table: Table) -> &Keyspace {
+        match table {
+            Table::Events => &self.events,
+            Table::Entities => &self.entities,
+        }
+    }
+
+    /// Writes a table's rows in memory into a file, as a worker would some day.
+    #[cfg(test)]
+    pub(crate) fn flush(&self, table: Table) {
+        self.keyspace(table).rotate_memtable_and_wait().expect("tests have a disk that works");
+    }
+
+    /// The files of a table.
+    #[cfg(test)]
+    pub(crate) fn table_files(&self, table: Table) -> Vec<PathBuf> {
+        let version = self.keyspace(table).tree.current_version();
+        version.iter_tables().map(|table| table.path.to_path_buf()).collect()
+    }
+
+    fn failed(&self, error: &fjall::Error) -> EngineError {
+        EngineError::Failed(format!("{}: {error}", self.directory.display()))
+    }
+
+    /// What a read of these keys failed with. Finds the damaged table by reading the same keys from each of them.
+    fn read_failed(&self, table: Table, first: &[u8], last: &[u8], error: &fjall::Error) -> EngineError {
+        if !is_damage(error) {
+            return self.failed(error);
+        }
+        let keys = fjall::UserKey::from(first)..=fjall::UserKey::from(last);
+        let version = self.keyspace(table).tree.current_version();
+        let damaged = version.iter_tables().find(|table| table.range(keys.clone()).any(|row| row.is_err()));
+        let file = damaged.map_or_else(|| self.directory.clone(), |table| table.path.to_path_buf());
+        EngineError::Damaged(format!("{}: {error}", file.display()))
+    }
+}
+
+impl Engine for Lsm {
+    fn commit(&self, batch: Batch) -> Result<(), EngineError> {
+        let mut writes = self.database.batch().durability(Some(PersistMode::Buffer));
+        for row in batch.rows {
+            let keyspace = self.keyspace(row.table);
+            match row.value {
+                Some(value) => writes.insert(keyspace, row.key, value),
+                None => writes.remove(keyspace, row.key),
+            }
+        }
+        for (partition, applied) in batch.applied {
+            writes.insert(&self.meta, checkpoint_key(partition), applied.to_le_bytes());
+        }
+        writes.commit().map_err(|error| self.failed(&error))
+    }
+
+    fn persist(&self) -> Result<(), EngineError> {
+        self.database.persist(PersistMode::SyncData).map_err(|error| self.failed(&error))
+    }
+
+    fn moment(&self) -> Box<dyn Moment + '_> {
+        Box::new(LsmMoment { lsm: self, snapshot: self.database.snapshot() })
+    }
+
+    fn free_space(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.directory).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+impl std::fmt::Debug for Lsm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lsm").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+struct LsmMoment<'a> {
+    lsm: &'a Lsm,
+    snapshot: Snapshot,
+}
+
+impl Moment for LsmMoment<'_> {
+    fn prefix(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        let rows = self.snapshot.prefix(self.lsm.keyspace(table), prefix);
+        // No key is longer than the longest prefix and this.
+        let (first, last) = (prefix.to_vec(), [prefix, &[0xff; 64]].concat());
+        Box::new(rows.map(move |row| self.row(table, &first, &last, row)))
+    }
+
+    fn range(&self, table: Table, first: &[u8], last: &[u8], order: Order) -> Rows<'_> {
+        let rows = self.snapshot.range(self.lsm.keyspace(table), first..=last);
+        let (first, last) = (first.to_vec(), last.to_vec());
+        let read = move |row| self.row(table, &first, &last, row);
+        match order {
+            Order::OldestFirst => Box::new(rows.map(read)),
+            Order::NewestFirst => Box::new(rows.rev().map(read)),
+        }
+    }
+}
+
+impl LsmMoment<'_> {
+    fn row(&self, table: Table, first: &[u8], last: &[u8], row: Guard) -> Result<(Bytes, Bytes), EngineError> {
+        match row.into_inner() {
+            Ok((key, value)) => Ok((key.into(), value.into())),
+            Err(error) => Err(self.lsm.read_failed(table, first, last, &error)),
+        }
+    }
+}
+
+/// Makes a directory durable with everything in it.
+fn sync_tree(directory: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            File::open(&path)?.sync_all()?;
+        }
+    }
+    File::open(directory)?.sync_all()
+}
+
+/// Whether asking again will give the same. What is read with a wrong checksum or a wrong form stays so; a bad sector (`EIO`) has been
+/// tried often enough by the drive and the kernel; a system that is out of memory or of files may recover.
+#[expect(clippy::wildcard_enum_match_arm, reason = "everything else that a read can meet is a wrong checksum or form")]
+fn is_damage(error: &fjall::Error) -> bool {
+    match error {
+        fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) => {
+            source.kind() == std::io::ErrorKind::UnexpectedEof
+                || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        }
+        fjall::Error::Poisoned | fjall::Error::KeyspaceDeleted | fjall::Error::Locked => false,
+        _ => true,
+    }
+}
+
+/// Where a partition's checkpoint stands in `meta`.
+fn checkpoint_key(partition: PartitionId) -> [u8; 3] {
+    let [high, low] = partition.raw().to_be_bytes();
+    [b'p', high, low]
+}
