@@ -5,6 +5,8 @@ use crate::tidy;
 
 /// Seeds of the simulator in each run.
 const SWARM_SEEDS: &str = "200";
+/// Images of power cuts in each run; by hand it opens 10,000.
+const CRASH_IMAGES: &str = "200";
 /// Rounds of the kill test in each run; by hand it does 20 and more.
 const KILL_ROUNDS: &str = "4";
 
@@ -29,6 +31,7 @@ pub(crate) fn all(_words: &[String]) -> Result<(), String> {
     let mut docs = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
     run("documents", docs.env("RUSTDOCFLAGS", "-D warnings"))?;
     run("swarm", &mut cargo(&["xtask", "swarm", "--seeds", SWARM_SEEDS]))?;
+    run("crash view", &mut cargo(&["xtask", "crash-view", "--images", CRASH_IMAGES]))?;
     run("kill test", &mut cargo(&["xtask", "kill-test", "--rounds", KILL_ROUNDS]))?;
     let benches: Vec<&str> = BENCHES.iter().flat_map(|name| ["--bench", *name]).collect();
     run("benches, once", &mut cargo(&[&["test", "--workspace"], &benches[..]].concat()))?;

@@ -2,6 +2,7 @@
 
 mod bench_check;
 mod ci;
+mod crash_view;
 mod kill_test;
 mod runtimes;
 mod shell;
@@ -16,6 +17,8 @@ cargo xtask COMMAND
   bench-check  instructions of every hot path and bytes of an idle connection against bench/baseline.json (needs valgrind):
                --save, --spread, or parts of paths' names
   ci           everything that CI runs, in its order
+  crash-view   power cuts at any moment of a run of the view's database, from a recording (needs strace): --images N, --commits N, --seed N,
+               --trace DIRECTORY
   kill-test    kill -9 of a server under load: --rounds N, --clients N, --shards N, --driver D, --seed N, --release
   runtimes     the same shard on each runtime, and stock quinn on tokio, in one table: --seconds N, --rounds N
   shard-calls  what shard threads ask of the kernel under load: nothing that waits (needs strace); --release
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     let outcome = match command.as_deref() {
         Some("bench-check") => bench_check::all(&rest),
         Some("ci") => ci::all(&rest),
+        Some("crash-view") => crash_view::all(&rest),
         Some("kill-test") => kill_test::all(&rest),
         Some("runtimes") => runtimes::all(&rest),
         Some("shard-calls") => kill_test::shard_calls(&rest),
