@@ -11,6 +11,7 @@ use tern_protocol::server::{
 };
 use tern_protocol::{CloseCode, ConversationId, Seq, SessionId, Timestamp, UserId};
 
+use super::local::Local;
 use super::outbox::{Subject, lane_of};
 use super::ready::{ReadyList, urgency_of};
 use super::session::{Lag, Membership, Open, Phase, Session};
@@ -339,11 +340,10 @@ impl Sessions {
     }
 
     pub(super) fn entries(&mut self, id: SessionId, conversations: &[ConversationId]) -> Vec<DirectoryEntry> {
-        let Some(Some(session)) = self.slots.get(super::slot_of(id)) else { return Vec::new() };
-        let Phase::Open(open) = &session.phase else { return Vec::new() };
-        let entry = |id: &ConversationId| {
-            let member = open.conversations.get(id).filter(|member| member.place.is_some())?;
-            Some(self.locals.get(id)?.entry(*id, open.user, member))
+        let Some(user) = self.get(id).and_then(Session::open).map(|open| open.user) else { return Vec::new() };
+        let entry = |conversation: &ConversationId| {
+            let (mine, local) = self.shared(id, *conversation)?;
+            Some(local.entry(*conversation, user, mine))
         };
         conversations.iter().filter_map(entry).collect()
     }
@@ -383,7 +383,7 @@ impl Sessions {
         }
         let user_seq = self.get(id).and_then(Session::open).map_or(0, |open| open.user_seq);
         for some in skipped.chunks(POSITIONS_MAX) {
-            let heads: Vec<Head> = some.iter().filter_map(|id| self.head(*id)).collect();
+            let heads: Vec<Head> = some.iter().filter_map(|conversation| self.head(id, *conversation)).collect();
             let pong = Pong { nonce: 0, time: cx.now.raw(), user_seq, heads: &heads };
             self.push(cx, id, Lane::Control, to_bytes(&pong));
         }
@@ -391,9 +391,24 @@ impl Sessions {
         self.push_entries(cx, id, &skipped);
     }
 
-    pub(super) fn head(&self, id: ConversationId) -> Option<Head> {
-        let local = self.locals.get(&id)?;
-        Some(Head { conversation: id.raw(), seq: local.head.raw(), visible: local.visible })
+    /// Where a conversation's end is, if this session is in it as far as the owner has said.
+    pub(super) fn head(&self, id: SessionId, conversation: ConversationId) -> Option<Head> {
+        let (_, local) = self.shared(id, conversation)?;
+        Some(Head { conversation: conversation.raw(), seq: local.head.raw(), visible: local.visible })
+    }
+
+    /// When the last event of a conversation was, under the same condition.
+    pub(super) fn head_time(&self, id: SessionId, conversation: ConversationId) -> Option<Timestamp> {
+        Some(self.shared(id, conversation)?.1.head_time)
+    }
+
+    /// What this shard knows of a conversation, and a session's own part in it: the one way from a session to it. Nothing for a session
+    /// that is not in it, whatever it was before, and nothing until the owner has said that it is.
+    fn shared(&self, id: SessionId, conversation: ConversationId) -> Option<(&Membership, &Local)> {
+        let session = self.slots.get(super::slot_of(id))?.as_deref().filter(|session| session.id == id)?;
+        let Phase::Open(open) = &session.phase else { return None };
+        let mine = open.conversations.get(&conversation).filter(|mine| mine.place.is_some())?;
+        Some((mine, self.locals.get(&conversation)?))
     }
 
     fn get_disjoint(&mut self, id: SessionId) -> Option<(&mut Session, &mut ReadyList)> {

@@ -355,7 +355,7 @@ impl Sessions {
         let ids: Vec<ConversationId> = open.conversations.keys().copied().collect();
         let mut order: Vec<(u64, u128)> = ids
             .iter()
-            .filter_map(|id| Some((self.locals.get(id)?.head_time.raw(), id.raw())))
+            .filter_map(|conversation| Some((self.head_time(id, *conversation)?.raw(), conversation.raw())))
             .filter(|key| before == (0, 0) || *key < before)
             .collect();
         order.sort_unstable_by(|a, b| b.cmp(a));
@@ -384,10 +384,7 @@ impl Sessions {
         let mut heads: Vec<Head> = Vec::new();
         for (conversation, seq) in f.positions.iter().map(super::position) {
             self.delivered(cx, id, conversation, seq);
-            let Some(open) = self.get(id).and_then(Session::open) else { return };
-            if open.conversations.get(&conversation).is_some_and(|mine| mine.place.is_some()) {
-                heads.extend(self.head(conversation).filter(|head| head.seq != seq.raw()));
-            }
+            heads.extend(self.head(id, conversation).filter(|head| head.seq != seq.raw()));
         }
         if !cx.config.has(Sabotage::GapReport) {
             heads.clear();

@@ -4,6 +4,7 @@
 mod cache;
 mod groups;
 mod one_shard;
+mod removed;
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use one_shard::{OneShard, acks, count, hello, rejects, text, token};
 use tern_core_shard::Limits;
 use tern_core_shard::io::{AppendFailure, Ending, Reply, Request, ViewError};
 use tern_protocol::limit::{BODY_SIZE_MAX, DEDUP_WINDOW, FRAME_SIZE_MAX, INVITES_MAX};
-use tern_protocol::server::{Event, Pong, PresenceNotice, Receipt, Welcome};
+use tern_protocol::server::{DirectoryPage, Event, Pong, PresenceNotice, Receipt, Welcome};
 use tern_protocol::{
     CloseCode, ConversationId, DeviceId, RejectCode, RequestId, SessionId, UserId, client, frame, server,
 };
@@ -529,4 +530,53 @@ fn a_draining_server_answers_what_it_took_and_takes_no_more() {
     assert_eq!(p.closed(p.ada_session), Some(CloseCode::Draining));
     let late = p.world.connect();
     assert_eq!(p.closed(late), Some(CloseCode::Draining));
+}
+
+#[test]
+fn a_session_serves_so_many_conversations_and_no_more() {
+    let mut world = OneShard::new(Limits { directory_max: 2, ..fast() });
+    let ada = world.user("ada");
+    let session = world.open(ada);
+    for request in 1..=4 {
+        world.send(session, &client::CreateGroup { request, flags: 0, title: b"G", members: &[] });
+    }
+    world.take(session);
+    world.send(session, &client::GetDirectory { request: 8, before_time: 0, before_conversation: 0, limit: 100 });
+    let frames = world.take(session);
+    let page = frames.iter().find_map(|bytes| frame::decode::<DirectoryPage>(bytes).ok()).unwrap();
+    assert_eq!(page.entries.len(), 2);
+}
+
+#[test]
+fn look_ups_under_way_are_bounded() {
+    let mut p = pair(fast());
+    p.world.silent_view = true;
+    for number in 0..40u64 {
+        let ask = client::GetProfiles { request: u128::from(number) + 1, users: &[1_000_000 + number], name: b"" };
+        p.world.send(p.ada_session, &ask);
+    }
+    let refused = rejects(&p.world.take(p.ada_session));
+    assert_eq!(refused.len(), 8);
+    assert!(refused.iter().all(|(_, code, retry)| *code == RejectCode::Busy && *retry > 0), "{refused:?}");
+    p.bob_is_unharmed();
+}
+
+#[test]
+fn cursors_in_a_large_group_are_told_to_ones_own_devices_only() {
+    for (members_max, told) in [(2, 0), (3, 1)] {
+        let mut p = pair(Limits { receipts_members_max: members_max, ..fast() });
+        let eve = p.world.user("eve");
+        let members = [p.bob.raw(), eve.raw()];
+        p.world.send(p.ada_session, &client::CreateGroup { request: 50, flags: 0, title: b"G", members: &members });
+        let group = ConversationId::group(p.ada, RequestId::from_raw(50));
+        let other = p.world.open(p.bob);
+        p.world.send(p.ada_session, &text(group, 51, b"hello"));
+        for session in [p.ada_session, p.bob_session, other] {
+            p.world.take(session);
+        }
+        let (conversation, cursor) = (group.raw(), client::cursor::READ);
+        p.world.send(p.bob_session, &client::MoveCursor { request: 52, conversation, seq: 4, visible: 1, cursor });
+        assert_eq!(count::<Receipt>(&p.world.take(other)), 1);
+        assert_eq!(count::<Receipt>(&p.world.take(p.ada_session)), told, "{members_max}");
+    }
 }
