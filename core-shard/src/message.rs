@@ -99,6 +99,17 @@ pub enum ToOwner {
         /// At most so many.
         limit: u16,
     },
+    /// Is this user in the conversation? Their session has not heard of it, and the news may be under way.
+    FindMember {
+        /// The session.
+        place: Place,
+        /// Repeated in the answer.
+        gather: u64,
+        /// Whose.
+        user: UserId,
+        /// Which conversation.
+        conversation: ConversationId,
+    },
     /// Who is this?
     FindUser {
         /// The session.
@@ -227,6 +238,15 @@ pub enum ToSessions {
         gather: u64,
         /// The user.
         user: Found<UserId>,
+    },
+    /// Whether the session's user is in the conversation that was asked about.
+    FoundMember {
+        /// Which session.
+        session: SessionId,
+        /// Which question.
+        gather: u64,
+        /// The answer.
+        member: Found<()>,
     },
     /// A member's cursors.
     Receipt {

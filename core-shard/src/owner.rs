@@ -123,6 +123,7 @@ impl Owner {
             ToOwner::FindName { name, .. } => Entity::Account(name.clone()),
             ToOwner::Watch { conversation, .. }
             | ToOwner::History { conversation, .. }
+            | ToOwner::FindMember { conversation, .. }
             | ToOwner::Members { conversation, .. } => Entity::Conversation(*conversation),
         };
         debug_assert!(self.partitions.contains_key(&partition_of(placement, &entity)), "asked the wrong owner");

@@ -315,6 +315,7 @@ impl Sessions {
             ToSessions::Found { session, gather, profile } => {
                 self.on_found(cx, session, gather, profile);
             }
+            ToSessions::FoundMember { session, gather, member } => self.on_found_member(cx, session, gather, member),
             ToSessions::FoundName { session, gather, user } => self.on_found_name(cx, session, gather, user),
             ToSessions::Receipt { conversation, user, read, read_visible, delivered, audience } => {
                 self.on_receipt(cx, conversation, user, (read, read_visible, delivered), audience);

@@ -109,6 +109,11 @@ fn conversation_question(cx: &mut Context, conversation: &mut Conversation, ques
             members(cx, conversation, place, user, request, (after, limit));
             Next::Done
         }
+        ToOwner::FindMember { place, gather, user, .. } => {
+            let member = conversation.members.contains_key(&user).then_some(()).into();
+            cx.tell(place.shard, ToSessions::FoundMember { session: place.session, gather, member });
+            Next::Done
+        }
         ToOwner::Typing { user, active, .. } => {
             let few = conversation.members.len() <= cx.limits().receipts_members_max as usize;
             let id = conversation.id;
@@ -141,6 +146,9 @@ pub(super) fn refuse(cx: &mut Context, question: ToOwner) {
         }
         ToOwner::FindName { place, gather, .. } => {
             cx.tell(place.shard, ToSessions::FoundName { session: place.session, gather, user: Found::Busy });
+        }
+        ToOwner::FindMember { place, gather, .. } => {
+            cx.tell(place.shard, ToSessions::FoundMember { session: place.session, gather, member: Found::Busy });
         }
         ToOwner::OpenSession { place, .. } | ToOwner::Watch { place, .. } => {
             cx.tell(place.shard, ToSessions::Close { session: place.session, code: CloseCode::Full });

@@ -1,5 +1,6 @@
 //! What an open session may ask, frame by frame: checked for form and rate here, for permission by the conversation's owner.
-//! A command is logged only if its sender seems to be a member; the owner decides.
+//! A session that has not heard of a conversation refuses nothing by itself: the news may be under way, so the owner is asked before a
+//! command costs a place in the log.
 
 use bytes::Bytes;
 use tern_protocol::frame::{self, Frame, FrameError, Kind};
@@ -27,8 +28,8 @@ const HELD_MAX: usize = 8;
 /// A request that is wrong in itself.
 type Checked = Result<(), RejectCode>;
 
-/// Whether a command may have been done before. The owner remembers that also of somebody who is out by now; of a first attempt it is
-/// known here that it can only be refused.
+/// Whether a command may have been done before. The owner remembers that also of somebody who is out by now; of a first attempt by
+/// somebody who is not a member there is nothing to remember.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attempt {
     First,
@@ -156,7 +157,8 @@ impl Sessions {
         Ok(())
     }
 
-    /// A command for a conversation of which the sender must be a member, or have been one when it was first tried.
+    /// A command for a conversation of which the sender must be a member, or have been one when it was first tried. Keeps the order of
+    /// those for one conversation.
     fn command(
         &mut self,
         cx: &mut Context,
@@ -169,10 +171,12 @@ impl Sessions {
         let conversation = ConversationId::from_raw(conversation);
         let request = RequestId::from_raw(request);
         let Some(open) = self.get(id).and_then(Session::open) else { return };
-        let member = open.conversations.contains_key(&conversation) || !cx.config.has(Sabotage::Permission);
+        let member = open.knows(conversation) || !cx.config.has(Sabotage::Permission);
         match checked {
             Err(code) => self.reject(cx, id, request, code, 0),
-            Ok(()) if !member && attempt == Attempt::First => self.reject(cx, id, request, RejectCode::NotFound, 0),
+            Ok(()) if !member && attempt == Attempt::First => {
+                self.find_member(cx, id, conversation, request, bytes.clone());
+            }
             Ok(()) => self.append(cx, id, conversation, request, bytes.clone()),
         }
     }

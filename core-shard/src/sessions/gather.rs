@@ -1,9 +1,10 @@
-//! Looking users up at their owners: to show them, or to make sure that they exist before a command names them.
-//! Users are never removed, so what was found once stays true.
+//! Questions to owners that a request waits for: who somebody is, whether the users exist that a command names, and whether its sender is
+//! in a conversation that the session has not heard of. Costs the log nothing; bounded for each session.
 
+use bytes::Bytes;
 use tern_protocol::limit::{DISPLAY_NAME_SIZE_MAX, PROFILES_MAX};
 use tern_protocol::server::{Profile, Profiles};
-use tern_protocol::{RejectCode, RequestId, SessionId, UserId};
+use tern_protocol::{ConversationId, RejectCode, RequestId, SessionId, UserId};
 
 use super::session::{Gather, Session, Then};
 use super::{BUSY_RETRY_MS, Sessions};
@@ -36,6 +37,33 @@ impl Sessions {
         let place = Place { shard: cx.shard(), session: id };
         let partition = cx.config.placement.of_account(name);
         cx.ask(partition, ToOwner::FindName { place, gather, name: name.into() });
+    }
+
+    /// Asks the owner whether the session's user may send this command, and appends it if so.
+    pub(super) fn find_member(
+        &mut self,
+        cx: &mut Context,
+        id: SessionId,
+        conversation: ConversationId,
+        request: RequestId,
+        frame: Bytes,
+    ) {
+        let Some(gather) = self.begin(cx, id, 1, Then::Append { conversation, request, frame }) else { return };
+        let Some(user) = self.get(id).and_then(Session::open).map(|open| open.user) else { return };
+        let place = Place { shard: cx.shard(), session: id };
+        let find = ToOwner::FindMember { place, gather, user, conversation };
+        cx.ask(cx.config.placement.of_conversation(conversation), find);
+    }
+
+    pub(super) fn on_found_member(&mut self, cx: &mut Context, id: SessionId, gather: u64, member: Found<()>) {
+        let Some(open) = self.get(id).and_then(Session::open) else { return };
+        let Some(state) = open.gathers.get_mut(&gather) else { return };
+        state.refused = match member {
+            Found::This(()) => None,
+            Found::Nobody => Some(RejectCode::NotFound),
+            Found::Busy => Some(RejectCode::Busy),
+        };
+        self.finish(cx, id, gather);
     }
 
     fn begin(&mut self, cx: &mut Context, id: SessionId, remaining: usize, then: Then) -> Option<u64> {
@@ -102,10 +130,10 @@ impl Sessions {
                 profiles.sort_unstable_by_key(|profile| profile.user);
                 self.push(cx, id, Lane::Control, to_bytes(&Profiles { request: request.raw(), profiles }));
             }
-            Then::Append { request, .. } if state.refused.is_some() => {
-                self.reject(cx, id, request, RejectCode::UnknownUser, 0);
-            }
-            Then::Append { conversation, request, frame } => self.append(cx, id, conversation, request, frame),
+            Then::Append { conversation, request, frame } => match state.refused {
+                Some(code) => self.reject(cx, id, request, code, 0),
+                None => self.append(cx, id, conversation, request, frame),
+            },
         }
     }
 }

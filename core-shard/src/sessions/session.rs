@@ -92,7 +92,7 @@ pub(crate) struct Membership {
     pub(crate) role: u8,
 }
 
-/// Users being looked up.
+/// Questions to owners under way, and the request that waits for them.
 #[derive(Debug)]
 pub(crate) struct Gather {
     /// Answers that are missing.
@@ -110,6 +110,15 @@ pub(crate) enum Then {
     Answer(RequestId),
     /// Append this command, if all exist.
     Append { conversation: ConversationId, request: RequestId, frame: Bytes },
+}
+
+impl Open {
+    /// Whether the user is in a conversation as far as this session has heard, and nothing for it waits that was sent before.
+    pub(crate) fn knows(&self, conversation: ConversationId) -> bool {
+        let waits =
+            |gather: &Gather| matches!(gather.then, Then::Append { conversation: other, .. } if other == conversation);
+        self.conversations.contains_key(&conversation) && !self.gathers.values().any(waits)
+    }
 }
 
 impl Session {

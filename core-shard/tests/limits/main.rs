@@ -3,6 +3,7 @@
 
 mod cache;
 mod groups;
+mod news;
 mod one_shard;
 mod removed;
 

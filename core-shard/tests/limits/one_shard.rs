@@ -32,8 +32,14 @@ pub(crate) struct OneShard {
     pub(crate) refuse: Option<AppendFailure>,
     /// Commands wait here instead of being logged.
     pub(crate) hold: Option<VecDeque<(PartitionId, Record)>>,
+    /// Commands that others caused wait here instead of being logged.
+    pub(crate) hold_emissions: Option<VecDeque<(PartitionId, Record)>>,
+    /// Commands logged.
+    pub(crate) logged: u64,
     /// The view does not answer.
     pub(crate) silent_view: bool,
+    /// What it was asked meanwhile.
+    asked: VecDeque<(u64, ViewQuery)>,
     /// The view does not take rows of these partitions.
     pub(crate) lagging_view: BTreeSet<PartitionId>,
     /// The view answers every question with this.
@@ -54,7 +60,10 @@ impl OneShard {
             rows: BTreeMap::new(),
             refuse: None,
             hold: None,
+            hold_emissions: None,
+            logged: 0,
             silent_view: false,
+            asked: VecDeque::new(),
             lagging_view: BTreeSet::new(),
             broken_view: None,
             closed: BTreeMap::new(),
@@ -91,6 +100,10 @@ impl OneShard {
             Output::Close { session, code } => {
                 self.closed.insert(session, code);
             }
+            Output::Append { partition, record } if record.head.cause_position != 0 => match &mut self.hold_emissions {
+                Some(held) => held.push_back((partition, record)),
+                None => inputs.push_back(self.logged(partition, record)),
+            },
             Output::Append { partition, record } => match (&mut self.hold, self.refuse) {
                 (Some(held), _) if record.head.actor != 0 => held.push_back((partition, record)),
                 (_, Some(failure)) if record.head.actor != 0 => {
@@ -99,11 +112,10 @@ impl OneShard {
                 _ => inputs.push_back(self.logged(partition, record)),
             },
             Output::View { ticket, query } => {
-                if !self.silent_view {
-                    inputs.push_back(Input::Viewed {
-                        ticket,
-                        reply: self.broken_view.map_or_else(|| Ok(self.answer(&query)), Err),
-                    });
+                if self.silent_view {
+                    self.asked.push_back((ticket, query));
+                } else {
+                    inputs.push_back(Input::Viewed { ticket, reply: self.view_answer(&query) });
                 }
             }
             Output::Store { partition, .. } if self.lagging_view.contains(&partition) => {}
@@ -124,17 +136,32 @@ impl OneShard {
     }
 
     fn logged(&mut self, partition: PartitionId, record: Record) -> Input {
+        self.logged += 1;
         let position = self.positions.entry(partition).or_default();
         *position = position.next();
         Input::Logged(Logged { partition, position: *position, time: self.now, record })
     }
 
+    /// The view answers what it was asked, and from now on.
+    pub(crate) fn answer_view(&mut self) {
+        self.silent_view = false;
+        while let Some((ticket, query)) = self.asked.pop_front() {
+            let reply = self.view_answer(&query);
+            self.input(Input::Viewed { ticket, reply });
+        }
+    }
+
     /// Logs the commands that were held.
     pub(crate) fn release(&mut self) {
-        for (partition, record) in self.hold.take().unwrap_or_default() {
+        let held = self.hold.take().into_iter().chain(self.hold_emissions.take());
+        for (partition, record) in held.flatten().collect::<Vec<_>>() {
             let logged = self.logged(partition, record);
             self.input(logged);
         }
+    }
+
+    fn view_answer(&self, query: &ViewQuery) -> Result<ViewReply, ViewError> {
+        self.broken_view.map_or_else(|| Ok(self.answer(query)), Err)
     }
 
     fn answer(&self, query: &ViewQuery) -> ViewReply {
