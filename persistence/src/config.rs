@@ -35,8 +35,8 @@ pub struct EmbeddedConfig {
     pub append_queue_size_max: usize,
     /// See `append_queue_size_max`. Unit: commands. Default 16,384.
     pub append_queue_len_max: usize,
-    /// Durable commands that may wait for one shard to take them; beyond it the journal stops. Unit: bytes. Default 8 MiB,
-    /// exceeded by at most one batch.
+    /// Durable commands that may wait for one shard to take them; beyond it commands for this shard wait at the journal, as many as
+    /// `append_queue_size_max`, and more are refused as busy. Unit: bytes. Default 8 MiB, exceeded by at most one batch.
     pub logged_queue_size_max: usize,
     /// See `logged_queue_size_max`. Unit: commands. Default 16,384.
     pub logged_queue_len_max: usize,

@@ -8,6 +8,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use rtrb::RingBuffer;
+use tern_protocol::placement::Placement;
 
 use crate::config::EmbeddedConfig;
 use crate::error::{Journal, OpenError, ShutdownError};
@@ -18,6 +19,7 @@ use crate::journal::{JournalLane, RecoveryReport, Writer, recover};
 use crate::status::{Counters, Health, Status};
 use crate::store::{Ends, ShardLimits, ShardStore};
 use crate::view::{self, Reader, ReaderLane, ViewLane, ViewWriter};
+use crate::watch::Watch;
 
 /// Wakes a shard's thread. Called from the store's threads: cheap, and never blocks.
 pub type Bell = Arc<dyn Fn() + Send + Sync>;
@@ -56,7 +58,10 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> R
     }
     let directory = &config.directory;
     let lock = lock(directory)?;
-    let identity = Identity::open(directory, config.partitions)?;
+    let mut identity = Identity::open(directory, config.partitions)?;
+    if !identity.made {
+        begin_again(directory)?;
+    }
     let journal = directory.join("journal");
     let beside_journal =
         |error: OpenError| error.beside(|| journal_is_whole(&journal, config.partitions, identity.key));
@@ -64,13 +69,21 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> R
     std::fs::create_dir_all(&journal).map_err(OpenError::io(&journal, "create it"))?;
     sync_directory(directory)?;
     let recovered = recover(&journal, &applied, identity.key)?;
+    if identity.made && recovered.live.is_empty() {
+        return Err(OpenError::JournalMissing { directory: journal });
+    }
     let status = Arc::new(Status::new(config.shards, config.commit_slow));
     let synced = Arc::new(Synced::new(&applied));
     let (lanes, halves) = lanes(&config, &bells);
-    let writer =
+    let mut writer =
         Writer::new(&config, identity.key, recovered, disk, lanes.journal, Arc::clone(&synced), Arc::clone(&status))?;
     let report = writer.report();
     log_report(&report);
+    if !identity.made {
+        writer.begin()?;
+        identity.finish(directory)?;
+    }
+    let watch = Watch::new(directory, config.free_space_min, Arc::clone(&status))?;
 
     let start = |name, body| Running::start(name, body).map_err(OpenError::io(directory, "start a thread"));
     let journal = start("tern-journal", Box::new(move || writer.run()))?;
@@ -78,13 +91,14 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> R
     let view_writer = ViewWriter::new(view.clone(), applied, lanes.view, &config, synced, status_of_view, thread);
     let view_writing = start("tern-view-w", Box::new(move || view_writer.run()))?;
     status.view_bell.belongs_to(view_writing.thread.clone());
+    let watch = start("tern-watch", Box::new(move || watch.run()))?;
     let mut readers = Vec::new();
     for lanes in lanes.readers {
         let reader = Reader { view: view.clone(), status: Arc::clone(&status), lanes };
         readers.push(start("tern-view-r", Box::new(move || reader.run()))?);
     }
     let limits = ShardLimits {
-        partitions: config.partitions,
+        placement: Placement::new(config.partitions, config.shards),
         append_queue_size_max: config.append_queue_size_max,
         store_queue_size_max: config.store_queue_size_max,
         store_queue_len_max: config.store_queue_len_max,
@@ -96,10 +110,24 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> R
         let ends = half.into_ends(journal.thread.clone(), reader.thread.clone());
         stores.push(ShardStore::new(shard, Arc::clone(&status), ends, limits));
     }
-    let mut threads = vec![journal, view_writing];
+    let mut threads = vec![journal, view_writing, watch];
     threads.append(&mut readers);
     let handle = EmbeddedHandle { status, threads, timeout: config.shutdown_timeout, lock: Some(lock) };
     Ok(Embedded { stores, handle, report })
+}
+
+/// Removes what an interrupted first start left: nothing of it was ever acknowledged.
+fn begin_again(directory: &Path) -> Result<(), OpenError> {
+    for name in ["journal", "view"] {
+        let path = directory.join(name);
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(OpenError::io(path, "remove what an interrupted first start left")(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Whether the journal has every command since the beginning, so that it could be applied to an empty view.
@@ -120,13 +148,6 @@ fn log_report(report: &RecoveryReport) {
     if let Some(cut) = &report.cut {
         let (file, offset) = (cut.file.display(), cut.offset);
         tracing::warn!(%file, offset, batch = cut.batch, size = cut.size, "cut an unfinished batch: it was never acknowledged");
-    }
-    if report.view_ahead > 0 {
-        let commands = report.view_ahead;
-        tracing::warn!(
-            commands,
-            "the view is ahead of the journal: was an older journal put back, or does the disk lose syncs?"
-        );
     }
     for (file, offset) in &report.damaged {
         tracing::warn!(file = %file.display(), offset, "journal damaged where the view has everything: check the disk");
@@ -244,6 +265,12 @@ impl EmbeddedHandle {
     #[must_use]
     pub fn health(&self) -> Health {
         self.status.health()
+    }
+
+    /// Why nothing more is accepted until the store is opened again by a new process, if that is so.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.status.failure()
     }
 
     /// Everything that was counted.

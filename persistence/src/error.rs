@@ -73,10 +73,26 @@ pub enum OpenError {
         /// What the journal starts behind.
         needed: u64,
     },
-    /// There is a view but no journal.
+    /// The directory has had a journal and has none any more.
     JournalMissing {
         /// Where it should be.
         directory: PathBuf,
+    },
+    /// The newest segment of the journal is missing, or empty.
+    SegmentMissing {
+        /// The segment that says that another one followed.
+        file: PathBuf,
+    },
+    /// The view has commands that the end of the journal does not.
+    JournalOlder {
+        /// The journal.
+        directory: PathBuf,
+        /// A partition of which something is missing.
+        partition: u16,
+        /// What the journal has of it: up to this position.
+        found: u64,
+        /// What the view has.
+        applied: u64,
     },
     /// A table of the view is damaged.
     ViewDamaged {
@@ -162,8 +178,22 @@ impl fmt::Display for OpenError {
             ),
             Self::JournalMissing { directory } => write!(
                 f,
-                "{}: no journal, but the view has data: acknowledged messages may be missing; nothing was changed. \
-                 Restore view and journal from the same backup",
+                "{}: no journal, although this directory has had one: acknowledged messages may be missing; nothing was \
+                 changed. Restore view and journal from the same backup",
+                directory.display()
+            ),
+            Self::SegmentMissing { file } => write!(
+                f,
+                "{}: says that another segment followed, and that is missing or empty: acknowledged messages may be missing, \
+                 and their places would be given to others; nothing was changed. Put the segment back, or restore view and \
+                 journal from the same backup",
+                file.display()
+            ),
+            Self::JournalOlder { directory, partition, found, applied } => write!(
+                f,
+                "{}: ends at position {found} of partition {partition}, but the view has it up to {applied}: this journal is \
+                 older than the view (was an older one put back, or does the disk lose syncs?); nothing was changed. Restore \
+                 view and journal from the same backup",
                 directory.display()
             ),
             Self::ViewDamaged { file, source, journal } => write!(
@@ -191,7 +221,9 @@ impl std::error::Error for OpenError {
             | Self::PartitionsDiffer { .. }
             | Self::Corrupted { .. }
             | Self::HistoryLost { .. }
-            | Self::JournalMissing { .. } => None,
+            | Self::JournalMissing { .. }
+            | Self::SegmentMissing { .. }
+            | Self::JournalOlder { .. } => None,
         }
     }
 }

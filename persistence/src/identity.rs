@@ -1,4 +1,5 @@
-//! Who the directory belongs to: the lock, and the file that says format, partitions and checksum key. Written once, at creation.
+//! Who the directory belongs to: the lock, and the file that says format, partitions and checksum key, and whether everything that belongs to
+//! it has been made. Written twice: when the creation begins, and when it is done. From then on nothing that is missing is made anew.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -7,6 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::OpenError;
+use crate::journal::batch::owner;
 
 /// The newest format of the directory that this build reads, and the one it writes.
 pub(crate) const FORMAT: u32 = 1;
@@ -19,6 +21,16 @@ pub(crate) struct Identity {
     pub(crate) partitions: u16,
     /// Seed of the journal's checksums. Random: no client can put bytes into a message that pass for a batch of the journal.
     pub(crate) key: u64,
+    /// Journal and view have been made. Until then nothing was acknowledged, and an interrupted creation is begun again.
+    pub(crate) made: bool,
+}
+
+/// The name of the store in a directory: the same for its whole life, and no other store's. `None` when there is none that can be read.
+#[must_use]
+pub fn name(directory: &Path) -> Option<u64> {
+    let path = directory.join(NAME);
+    let identity = Identity::parse(&std::fs::read_to_string(&path).ok()?, &path).ok()?;
+    Some(owner(identity.key))
 }
 
 /// Takes the directory for this process until the file is dropped.
@@ -62,18 +74,29 @@ impl Identity {
             }
         }
         // The hasher's keys come from the operating system's randomness.
-        let made = Self { partitions, key: RandomState::new().hash_one(directory) };
+        let begun = Self { partitions, key: RandomState::new().hash_one(directory), made: false };
+        begun.write(directory)?;
+        Ok(begun)
+    }
+
+    /// Says durably that journal and view are there.
+    pub(crate) fn finish(&mut self, directory: &Path) -> Result<(), OpenError> {
+        self.made = true;
+        self.write(directory)
+    }
+
+    fn write(&self, directory: &Path) -> Result<(), OpenError> {
         let mut text = String::from("# Belongs to the data in this directory. Never edit or copy it alone.\n");
-        let (format, key) = (FORMAT, made.key);
-        write!(text, "format = {format}\npartitions = {partitions}\nkey = {key:016x}\n").expect("a String takes all");
+        let Self { partitions, key, made } = self;
+        let text_of = format_args!("format = {FORMAT}\npartitions = {partitions}\nkey = {key:016x}\nmade = {made}\n");
+        text.write_fmt(text_of).expect("a String takes all");
         let draft = directory.join("identity.new");
         let place = directory.join(NAME);
         let mut file = File::create(&draft).map_err(OpenError::io(&draft, "create it"))?;
         file.write_all(text.as_bytes()).map_err(OpenError::io(&draft, "write it"))?;
         file.sync_all().map_err(OpenError::io(&draft, "sync it"))?;
         std::fs::rename(&draft, &place).map_err(OpenError::io(&place, "move it into place"))?;
-        sync_directory(directory)?;
-        Ok(made)
+        sync_directory(directory)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, OpenError> {
@@ -94,6 +117,9 @@ impl Identity {
         Ok(Self {
             partitions: partitions.ok_or_else(|| malformed("says no partitions"))?,
             key: key.ok_or_else(|| malformed("says no key"))?,
+            made: field("made")
+                .and_then(|raw| raw.parse().ok())
+                .ok_or_else(|| malformed("does not say whether it was made"))?,
         })
     }
 }
@@ -110,8 +136,8 @@ mod tests {
     #[test]
     fn what_is_not_an_identity_is_refused_with_its_reason() {
         let parse = |text| Identity::parse(text, Path::new("identity"));
-        let good = "format = 1\npartitions = 64\nkey = 00000000000000ff\n";
-        assert_eq!(parse(good).unwrap(), Identity { partitions: 64, key: 255 });
+        let good = "format = 1\npartitions = 64\nkey = 00000000000000ff\nmade = true\n";
+        assert_eq!(parse(good).unwrap(), Identity { partitions: 64, key: 255, made: true });
         assert!(matches!(parse(""), Err(OpenError::Malformed { .. })));
         assert!(matches!(parse("format = 1\npartitions = x\nkey = 1"), Err(OpenError::Malformed { .. })));
         assert!(matches!(parse("format = 2\nanything"), Err(OpenError::NewerFormat { found: 2, supported: 1, .. })));

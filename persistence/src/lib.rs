@@ -12,10 +12,12 @@ mod journal;
 mod status;
 mod store;
 mod view;
+mod watch;
 
 pub use config::EmbeddedConfig;
 pub use embedded::{Bell, Embedded, EmbeddedHandle, open};
 pub use error::{Journal, OpenError, ShutdownError};
+pub use identity::name;
 pub use journal::{Cut, RecoveryReport};
 pub use status::{Counters, Health, State};
 pub use store::{ShardStore, StoreCounters};

@@ -23,7 +23,8 @@ pub enum State {
     Ok,
     /// Works, or will again by itself, but something is wrong that an operator should know.
     Degraded(String),
-    /// Accepts nothing until the process is restarted. Everything confirmed is safe.
+    /// Accepts nothing in this process: what was written last may or may not be on the disk, which only a new process that reads it
+    /// can know. Everything confirmed is safe.
     Failed(String),
 }
 
@@ -61,8 +62,8 @@ pub struct Counters {
     pub logged_queue_size: u64,
     /// Rows handed over and not in the view yet. Unit: bytes.
     pub store_queue_size: u64,
-    /// Times the journal waited because a shard did not take its commands.
-    pub journal_waits: u64,
+    /// Times a shard began to take no durable commands for a while: what is for it waits, everything else goes on.
+    pub shard_waits: u64,
     /// Durable commands whose rows are not in the view yet. Unit: commands.
     pub view_lag: u64,
     /// Segments that hold commands not known to be in the synced view, the current one included.
@@ -114,7 +115,7 @@ pub(crate) struct Status {
     pub(crate) refused_busy: AtomicU64,
     pub(crate) refused_unavailable: AtomicU64,
     pub(crate) unknown: AtomicU64,
-    pub(crate) journal_waits: AtomicU64,
+    pub(crate) shard_waits: AtomicU64,
     pub(crate) segments_used: AtomicU64,
     pub(crate) segments: AtomicU64,
     pub(crate) view_commits: AtomicU64,
@@ -132,7 +133,7 @@ pub(crate) struct Status {
     pub(crate) applied_total: AtomicU64,
     /// Per shard: see [`Queues`].
     pub(crate) queues: Vec<Queues>,
-    /// The journal waits until a shard takes its commands.
+    /// Something waits at the journal until a shard takes its commands.
     pub(crate) journal_wants_room: AtomicBool,
     /// The journal is out of segments: a checkpoint of the view would free some.
     pub(crate) journal_wants_segment: AtomicBool,
@@ -162,6 +163,10 @@ pub(crate) struct Queues {
     pub(crate) logged: AtomicUsize,
     /// From the shard to the view, until stored.
     pub(crate) store: AtomicUsize,
+    /// So much waits at the journal until the shard takes its durable commands that no more may be appended for it.
+    pub(crate) refuses: AtomicBool,
+    /// Since when the shard takes none, microseconds since the start, plus 1; 0 while it does.
+    full_since: AtomicU64,
 }
 
 impl Status {
@@ -176,7 +181,7 @@ impl Status {
             refused_busy: AtomicU64::new(0),
             refused_unavailable: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
-            journal_waits: AtomicU64::new(0),
+            shard_waits: AtomicU64::new(0),
             segments_used: AtomicU64::new(0),
             segments: AtomicU64::new(0),
             view_commits: AtomicU64::new(0),
@@ -246,6 +251,11 @@ impl Status {
         self.view_failure.set(reason).ok();
     }
 
+    pub(crate) fn failure(&self) -> Option<String> {
+        let journal = self.journal_failure.get().map(|reason| format!("journal: {reason}"));
+        journal.or_else(|| self.view_failure.get().map(|reason| format!("view: {reason}")))
+    }
+
     /// A question was answered.
     pub(crate) fn view_answered(&self) {
         self.queries.fetch_add(1, Relaxed);
@@ -293,6 +303,25 @@ impl Status {
         }
     }
 
+    /// A shard begins or ceases to take durable commands.
+    pub(crate) fn set_taking(&self, queues: &Queues, takes: bool) {
+        if !takes {
+            self.shard_waits.fetch_add(1, Relaxed);
+        }
+        let since = if takes { 0 } else { micros(self.start.elapsed()) + 1 };
+        queues.full_since.store(since, Relaxed);
+    }
+
+    /// The first shard that has taken no durable commands for so long that an operator should know, and for how long.
+    fn shard_that_waits(&self) -> Option<(usize, Duration)> {
+        let now = micros(self.start.elapsed());
+        let waits = self.queues.iter().enumerate().filter_map(|(shard, queues)| {
+            let since = queues.full_since.load(Relaxed).checked_sub(1)?;
+            Some((shard, Duration::from_micros(now.saturating_sub(since))))
+        });
+        waits.into_iter().find(|(_, span)| *span > self.commit_slow)
+    }
+
     /// Asks the view to sync, so that segments come free.
     pub(crate) fn want_segment(&self) {
         self.set_wait(Wait::View);
@@ -308,6 +337,7 @@ impl Status {
                 tracing::warn!("disk nearly full: nothing more is accepted until there is space");
             } else {
                 tracing::info!("disk has space again");
+                self.view_bell.wake();
             }
         }
     }
@@ -354,7 +384,12 @@ impl Status {
         match self.wait.load(Relaxed) {
             1 => State::Degraded("every segment holds commands that the view does not have yet".into()),
             2 => State::Degraded("no disk space for another segment".into()),
-            _ => State::Ok,
+            _ => self.shard_that_waits().map_or(State::Ok, |(shard, span)| {
+                let span = span.as_millis();
+                State::Degraded(format!(
+                    "shard {shard} has taken no commands for {span} ms: those for it are refused as busy"
+                ))
+            }),
         }
     }
 
@@ -391,7 +426,7 @@ impl Status {
             append_queue_size: sum(|queue| &queue.append),
             logged_queue_size: sum(|queue| &queue.logged),
             store_queue_size: sum(|queue| &queue.store),
-            journal_waits: self.journal_waits.load(Relaxed),
+            shard_waits: self.shard_waits.load(Relaxed),
             view_lag: self.logged_total.load(Relaxed).saturating_sub(self.applied_total.load(Relaxed)),
             segments_used: self.segments_used.load(Relaxed),
             segments: self.segments.load(Relaxed),

@@ -9,6 +9,7 @@ use std::thread::Thread;
 use rtrb::{Consumer, Producer, PushError};
 use tern_core_shard::io::{AppendFailure, Input, Record, Row, ViewError, ViewQuery, ViewReply};
 use tern_protocol::limit::FRAME_SIZE_MAX;
+use tern_protocol::placement::Placement;
 use tern_protocol::{PartitionId, Position};
 
 use crate::journal::{Append, FromJournal};
@@ -58,7 +59,7 @@ pub(crate) struct Ends {
 /// Bounds of one shard; see [`crate::EmbeddedConfig`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ShardLimits {
-    pub(crate) partitions: u16,
+    pub(crate) placement: Placement,
     pub(crate) append_queue_size_max: usize,
     pub(crate) store_queue_size_max: usize,
     pub(crate) store_queue_len_max: usize,
@@ -133,20 +134,25 @@ impl ShardStore {
     /// Queues a command for a partition's log. Answered by `Logged` at the owner, or `AppendFailed` here.
     ///
     /// # Errors
-    /// The record, and why it is certainly not stored: [`AppendFailure::Busy`] when this shard's queue is full, by bytes or by count;
-    /// [`AppendFailure::Unavailable`] when nothing is accepted, or for what no log takes (no such partition, a frame over the limit).
+    /// The record, and why it is certainly not stored: [`AppendFailure::Busy`] when this shard's queue is full, by bytes or by count, or
+    /// when the partition's owner takes nothing at present; [`AppendFailure::Unavailable`] when nothing is accepted, or for what no log takes (no such partition, a frame over the limit).
     pub fn append(&mut self, partition: PartitionId, record: Record) -> Result<(), (Record, AppendFailure)> {
-        let possible = partition.raw() < self.limits.partitions && record.frame.len() <= FRAME_SIZE_MAX;
+        let possible = partition.raw() < self.limits.placement.partitions() && record.frame.len() <= FRAME_SIZE_MAX;
         debug_assert!(possible, "the shard checks partition and frame");
         if !possible || !self.status.accepts() {
             self.counters.unavailable += 1;
             self.status.refused_unavailable.fetch_add(1, Relaxed);
             return Err((record, AppendFailure::Unavailable));
         }
+        let emitted = record.head.cause_position != 0;
+        let owner = usize::from(self.limits.placement.shard(partition).raw());
+        // What a durable command caused goes on: rows and checkpoint wait for it.
+        if !emitted && self.status.queues.get(owner).is_some_and(|queues| queues.refuses.load(Relaxed)) {
+            return Err((record, self.busy()));
+        }
         let size = Append::size(&record);
         let queued = self.queues().map_or(0, |queues| queues.append.load(Relaxed));
-        // What a durable command caused goes before new ones: rows and checkpoint wait for it.
-        let share = if record.head.cause_position == 0 { 1 } else { 2 };
+        let share = if emitted { 2 } else { 1 };
         if queued + size > self.limits.append_queue_size_max * share {
             return Err((record, self.busy()));
         }

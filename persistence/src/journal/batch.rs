@@ -3,10 +3,12 @@
 //! ```text
 //! header   magic 8, format u32, kind u32, generation u64, number u64, content size u32, record count u32,
 //!          records so far u64, latest time u64, checksum u64 (xxh3 of the header before it and the content, seeded)
-//! opening  per partition: u64 last position before this segment
+//! opening  owner u64, then per partition: u64 last position before this segment
+//! closing  empty: another segment was opened after this one
 //! record   partition u16, zero u16, frame size u32, position u64, time u64, frame, command head
 //! ```
-//! All integers little-endian. A segment is one opening followed by batches of records, `number` counting up over all segments.
+//! All integers little-endian. A segment is one opening, then batches of records, then at most one closing, `number` counting up
+//! over all segments. The closing has the number of the opening that followed: what is missing behind it is missed.
 
 use bytes::Bytes;
 use tern_core_shard::io::{Logged, Record};
@@ -20,6 +22,8 @@ use crate::identity::FORMAT;
 
 /// Size of a batch's header. Unit: bytes.
 pub(crate) const HEADER_SIZE: usize = 64;
+/// Whose a segment is, at the beginning of its opening. Unit: bytes.
+const OWNER_SIZE: usize = 8;
 /// A record without its frame. Unit: bytes.
 pub(crate) const RECORD_OVERHEAD: usize = RECORD_PREFIX_SIZE + COMMAND_HEAD_SIZE;
 const RECORD_PREFIX_SIZE: usize = 24;
@@ -33,6 +37,8 @@ pub(crate) enum Kind {
     Opening,
     /// Commands.
     Records,
+    /// The last of a segment: the journal went on in another one.
+    Closing,
 }
 
 /// What a batch says of itself.
@@ -83,6 +89,7 @@ impl Header {
         let kind = match u32_at(header, 12) {
             1 => Kind::Opening,
             2 => Kind::Records,
+            3 => Kind::Closing,
             _ => return Err(Invalid::Damaged { generation }),
         };
         let size = u32_at(header, 32);
@@ -130,6 +137,7 @@ impl Header {
         let kind: u32 = match self.kind {
             Kind::Opening => 1,
             Kind::Records => 2,
+            Kind::Closing => 3,
         };
         let mut fields = Vec::with_capacity(HEADER_SIZE);
         fields.extend_from_slice(MAGIC);
@@ -148,9 +156,20 @@ impl Header {
     }
 }
 
+/// Names the directory in its own files: made from its key, and does not tell it.
+pub(crate) fn owner(key: u64) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(b"owner of these files", key)
+}
+
+/// Reads whose an opening says it is, checked or not: a segment of another data directory passes no check.
+pub(crate) fn owner_of_opening(bytes: &[u8]) -> Option<u64> {
+    let opening = Header::peek(bytes).is_ok_and(|header| header.kind == Kind::Opening);
+    (opening && bytes.len() >= HEADER_SIZE + OWNER_SIZE).then(|| u64_at(bytes, HEADER_SIZE))
+}
+
 /// Reads the last positions that stand in an opening's content.
 pub(crate) fn read_opening(content: &[u8]) -> Vec<u64> {
-    content.chunks_exact(8).map(|raw| u64_at(raw, 0)).collect()
+    content.chunks_exact(8).skip(1).map(|raw| u64_at(raw, 0)).collect()
 }
 
 /// What stands in front of a record's frame, and what behind it.

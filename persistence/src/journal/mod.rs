@@ -3,10 +3,12 @@
 
 pub(crate) mod batch;
 pub(crate) mod disk;
+mod lanes;
 mod recover;
 pub(crate) mod segments;
 mod writer;
 
+pub(crate) use lanes::{Append, FromJournal, JournalLane};
 pub(crate) use recover::recover;
 pub use recover::{Cut, RecoveryReport};
-pub(crate) use writer::{Append, FromJournal, JournalLane, Writer};
+pub(crate) use writer::Writer;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::config::{BATCH_SIZE_LIMIT, PAGE_SIZE};
 use crate::error::OpenError;
 use crate::identity::FORMAT;
-use crate::journal::batch::{HEADER_SIZE, Header, Invalid, Kind, Records, read_opening};
+use crate::journal::batch::{HEADER_SIZE, Header, Invalid, Kind, Records, owner, owner_of_opening, read_opening};
 
 /// Bytes looked through at once for a later batch. Unit: bytes.
 const SEARCH_SIZE: usize = 1024 * 1024;
@@ -40,9 +40,6 @@ pub struct RecoveryReport {
     pub replayed: u64,
     /// The torn end, if there was one.
     pub cut: Option<Cut>,
-    /// Commands that the view has and the end of the journal does not: nothing of them is lost, but a journal that was synced has
-    /// lost something, or is not the one that belongs to this view. Unit: commands.
-    pub view_ahead: u64,
     /// Damaged places (file, byte) whose commands the view has: nothing is lost, but the disk should be checked.
     pub damaged: Vec<(PathBuf, u64)>,
 }
@@ -57,6 +54,8 @@ pub(crate) struct Found {
     pub(crate) last: Vec<u64>,
     file: File,
     size: u64,
+    /// Another one was opened after it.
+    closed: bool,
     opening: Header,
     before: Vec<u64>,
 }
@@ -117,14 +116,23 @@ pub(crate) fn recover(directory: &Path, applied: &[u64], key: u64) -> Result<Rec
         wipe: false,
     };
     let live = scan.segments(live)?;
+    if let Some(newest) = live.last().filter(|newest| newest.closed) {
+        return Err(OpenError::SegmentMissing { file: newest.path.clone() });
+    }
     let tails: Vec<u64> = scan.seen.iter().zip(applied).map(|(&seen, &applied)| seen.max(applied)).collect();
-    if let Some((file, offset)) = scan.first_hole
+    if let Some((file, offset)) = scan.first_hole.clone()
         && tails.iter().sum::<u64>() < scan.records_total
     {
         let reason = "commands that the view does not have are missing";
         return Err(OpenError::Corrupted { file, offset, reason });
     }
-    scan.report.view_ahead = scan.seen.iter().zip(applied).map(|(seen, applied)| applied.saturating_sub(*seen)).sum();
+    let behind = scan.seen.iter().zip(applied).position(|(seen, applied)| seen < applied);
+    if let Some(partition) = behind.filter(|_| scan.first_hole.is_none()) {
+        let of = |positions: &[u64]| positions.get(partition).copied().unwrap_or(0);
+        let (found, applied) = (of(&scan.seen), of(applied));
+        let partition = u16::try_from(partition).unwrap_or(u16::MAX);
+        return Err(OpenError::JournalOlder { directory: directory.into(), partition, found, applied });
+    }
     Ok(Recovered {
         live,
         spare,
@@ -180,12 +188,18 @@ fn list(directory: &Path, key: u64) -> Result<(Vec<Found>, Vec<Unopened>), OpenE
                 let before = read_opening(&content(Bytes::from(bytes), opening));
                 let (last, end) = (vec![0; before.len()], opening.padded_size() as u64);
                 let generation = opening.generation;
-                found.push(Found { path, generation, end, last, file, size, opening, before });
+                found.push(Found { path, generation, end, last, file, size, closed: false, opening, before });
             }
             Err(Invalid::Newer(version)) => {
                 return Err(OpenError::NewerFormat { file: path, found: version, supported: FORMAT });
             }
-            Ok(_) | Err(_) => unopened.push((path, file)),
+            Ok(_) | Err(_) => match owner_of_opening(&bytes) {
+                Some(found) if found != owner(key) => {
+                    let reason = "the opening names another data directory, or is damaged";
+                    return Err(OpenError::Malformed { file: path, reason });
+                }
+                _ => unopened.push((path, file)),
+            },
         }
     }
     Ok((found, unopened))
@@ -342,6 +356,10 @@ impl Scan<'_> {
                     segment.end = offset;
                     continue;
                 }
+                Ok(header) if header.kind == Kind::Closing && self.is_in_place(&header, segment) => {
+                    segment.closed = true;
+                    return Ok(());
+                }
                 Err(Invalid::Newer(found)) => {
                     return Err(OpenError::NewerFormat { file: segment.path.clone(), found, supported: FORMAT });
                 }
@@ -363,7 +381,11 @@ impl Scan<'_> {
     }
 
     fn is_next(&self, header: &Header, segment: &Found) -> bool {
-        header.kind == Kind::Records && header.generation == segment.generation && header.number == self.number
+        header.kind == Kind::Records && self.is_in_place(header, segment)
+    }
+
+    fn is_in_place(&self, header: &Header, segment: &Found) -> bool {
+        header.generation == segment.generation && header.number == self.number
     }
 
     fn note_hole(&mut self, hole: (PathBuf, u64)) {

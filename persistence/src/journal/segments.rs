@@ -109,17 +109,18 @@ impl Segments {
             directory: config.directory.join("journal"),
             size: config.segment_size / PAGE_SIZE as u64 * PAGE_SIZE as u64,
             count_max: config.segments_max,
-            reserve: config.batch_size_max as u64,
+            reserve: (config.batch_size_max + PAGE_SIZE) as u64,
         })
     }
 
-    /// The segment that takes the next batch whatever its size, if there is one; otherwise the caller must open a new one.
+    /// The segment that takes the next batch whatever its size, and a closing, if there is one; otherwise the caller must open a new one.
     pub(crate) fn writable(&mut self) -> Option<&mut Segment> {
         let reserve = self.reserve;
         self.current.as_mut().filter(|segment| segment.end + reserve <= segment.file.size)
     }
 
-    /// A free segment to open next. The caller writes its opening and then calls [`Self::rotate`].
+    /// A free segment to open next. The caller makes it the current one, writes its opening, closes the one before, and then calls
+    /// [`Self::rotated`].
     pub(crate) fn take_free(&mut self, journal: &Thread) -> Result<SegmentFile, Shortage> {
         self.collect();
         if self.free.is_empty() {
@@ -142,9 +143,14 @@ impl Segments {
         Err(if self.retry_at.is_some() { Shortage::Space } else { Shortage::Preparing })
     }
 
-    /// Makes a segment whose opening is durable the current one, and has the next one prepared.
-    pub(crate) fn rotate(&mut self, segment: Segment, journal: &Thread) {
-        self.full.extend(self.current.replace(segment));
+    /// A free segment that is there already.
+    pub(crate) fn take_made(&mut self) -> Option<SegmentFile> {
+        self.free.pop()
+    }
+
+    /// Keeps the segment before the current one for as long as it is needed, and has the next one prepared.
+    pub(crate) fn rotated(&mut self, before: Option<Segment>, journal: &Thread) {
+        self.full.extend(before);
         self.collect();
         self.reclaim(journal);
         self.prepare_ahead(journal);

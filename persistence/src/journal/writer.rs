@@ -1,24 +1,22 @@
 //! The journal thread: takes what the shards append, gives it positions and times, writes and syncs one batch, hands it to the
-//! owners. Never hands out what is not durable, never takes more than the owners have room for, never syncs again after a failure.
+//! owners. Never hands out what is not durable, never syncs again after a failure.
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::Thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rtrb::{Consumer, Producer, PushError};
-use tern_core_shard::io::{AppendFailure, Logged, Record};
-use tern_protocol::placement::Placement;
-use tern_protocol::{PartitionId, Position, Timestamp};
+use tern_core_shard::io::{AppendFailure, Logged};
+use tern_protocol::{Position, Timestamp};
 
 use crate::config::{BATCH_SIZE_LIMIT, EmbeddedConfig, PAGE_SIZE};
-use crate::embedded::Bell;
 use crate::error::OpenError;
-use crate::journal::batch::{HEADER_SIZE, Header, Kind, RECORD_OVERHEAD, pages, record_frame_parts};
-use crate::journal::disk::{Disk, Pace, PageBuffer};
+use crate::journal::batch::{HEADER_SIZE, Header, Kind, owner, pages, record_frame_parts};
+use crate::journal::disk::{Disk, Pace, PageBuffer, SegmentFile};
+use crate::journal::lanes::{Append, JournalLane, Lanes};
 use crate::journal::recover::{Recovered, RecoveryReport};
 use crate::journal::segments::{Segment, Segments, Shortage, Synced};
 use crate::status::{Status, Wait};
@@ -27,46 +25,6 @@ use crate::status::{Status, Wait};
 const IDLE_PARK: Duration = Duration::from_secs(1);
 /// Longest sleep while waiting for room: a segment that could not be made is tried again.
 const BLOCKED_PARK: Duration = Duration::from_millis(50);
-
-/// A command on its way to the journal.
-#[derive(Debug)]
-pub(crate) struct Append {
-    pub(crate) partition: PartitionId,
-    pub(crate) record: Record,
-}
-
-impl Append {
-    /// What it counts for in queues and in the journal. Unit: bytes.
-    pub(crate) fn size(record: &Record) -> usize {
-        RECORD_OVERHEAD + record.frame.len()
-    }
-}
-
-/// What the journal tells a shard.
-#[derive(Debug)]
-pub(crate) enum FromJournal {
-    /// To the owner.
-    Logged(Logged),
-    /// To the shard that appended.
-    Failed(PartitionId, Record, AppendFailure),
-    /// To every shard, once.
-    CaughtUp,
-}
-
-/// The journal's ends of one shard's queues.
-pub(crate) struct JournalLane {
-    pub(crate) appends: Consumer<Append>,
-    pub(crate) out: Producer<FromJournal>,
-    pub(crate) bell: Bell,
-}
-
-struct Lane {
-    ends: JournalLane,
-    /// What did not fit into the queue; at most one batch.
-    pending: VecDeque<FromJournal>,
-    /// The bell is due.
-    ring: bool,
-}
 
 /// A command in the batch that is being made.
 struct Staged {
@@ -84,11 +42,8 @@ enum Turn {
 /// The journal thread's state.
 pub(crate) struct Writer {
     status: Arc<Status>,
-    lanes: Vec<Lane>,
-    lane_first: usize,
-    placement: Placement,
+    lanes: Lanes,
     key: u64,
-    logged_queue_size_max: usize,
     buffer: PageBuffer,
     staged: Vec<Staged>,
     segments: Segments,
@@ -130,14 +85,10 @@ impl Writer {
         status.logged_total.store(records_total, Relaxed);
         let segments = Segments::new(live, free, index_next, disk, config, synced, Arc::clone(&status))
             .map_err(OpenError::io(&directory, "start a thread"))?;
-        let lane = |ends| Lane { ends, pending: VecDeque::new(), ring: false };
         Ok(Self {
+            lanes: Lanes::new(lanes, config, Arc::clone(&status)),
             status,
-            lanes: lanes.into_iter().map(lane).collect(),
-            lane_first: 0,
-            placement: Placement::new(config.partitions, config.shards),
             key,
-            logged_queue_size_max: config.logged_queue_size_max,
             buffer: PageBuffer::new(config.batch_size_max),
             staged: Vec::new(),
             segments,
@@ -149,6 +100,15 @@ impl Writer {
             report: recovered.report.clone(),
             recovered: Some(recovered),
         })
+    }
+
+    /// Opens the first segment of a new journal, durably.
+    pub(crate) fn begin(&mut self) -> Result<(), OpenError> {
+        let Some(file) = self.segments.take_made() else { return Ok(()) };
+        match self.begin_segment(file) {
+            Ok(_) => Ok(()),
+            Err((file, source)) => Err(OpenError::Io { file: file.into(), doing: "open the first segment", source }),
+        }
     }
 
     /// What recovery found.
@@ -190,27 +150,23 @@ impl Writer {
             for logged in records.flatten() {
                 let applied = recovered.applied.get(usize::from(logged.partition.raw())).copied().unwrap_or(0);
                 if logged.position.raw() > applied {
-                    self.hand_out(logged);
+                    self.lanes.hand_out(logged);
                 }
             }
-            while !self.has_room() {
+            // Nobody is served before everybody has caught up, so here all may wait for one.
+            while !self.lanes.deliver() {
                 if self.status.is_stopped() {
                     return false;
                 }
                 std::thread::park_timeout(BLOCKED_PARK);
             }
         }
-        for lane in &mut self.lanes {
-            lane.pending.push_back(FromJournal::CaughtUp);
-        }
+        self.lanes.caught_up();
         true
     }
 
     fn turn(&mut self, journal: &Thread) -> Turn {
-        if !self.has_room() {
-            self.status.journal_waits.fetch_add(1, Relaxed);
-            return Turn::Blocked;
-        }
+        let all_take = self.lanes.deliver();
         if self.status.journal_failed() || self.status.view_failed().is_some() {
             return self.refuse_all();
         }
@@ -232,73 +188,30 @@ impl Writer {
         }
         self.fill();
         if self.staged.is_empty() {
-            return Turn::Idle;
+            return if all_take { Turn::Idle } else { Turn::Blocked };
         }
         self.commit();
-        self.deliver();
+        self.lanes.deliver();
         Turn::Progress
     }
 
-    /// Delivers what waits; whether every owner can take another batch.
-    fn has_room(&mut self) -> bool {
-        if self.deliver() {
-            return true;
-        }
-        // Said first, then looked at again: a shard that makes room in between sees it and wakes this thread.
-        self.status.journal_wants_room.store(true, SeqCst);
-        self.deliver()
-    }
-
-    fn deliver(&mut self) -> bool {
-        let mut room = true;
-        for (lane, queues) in self.lanes.iter_mut().zip(&self.status.queues) {
-            while let Some(next) = lane.pending.pop_front() {
-                if let Err(PushError::Full(next)) = lane.ends.out.push(next) {
-                    lane.pending.push_front(next);
-                    break;
-                }
-                lane.ring = true;
-            }
-            if std::mem::take(&mut lane.ring) {
-                (lane.ends.bell)();
-            }
-            room &= lane.pending.is_empty() && queues.logged.load(SeqCst) <= self.logged_queue_size_max;
-        }
-        room
-    }
-
-    /// Moves appended commands into the batch, shard after shard; the next batch begins with the next shard.
+    /// Moves appended commands into the batch, as many as fit.
     fn fill(&mut self) {
         self.buffer.reset(HEADER_SIZE);
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, crate::status::micros);
-        let count = self.lanes.len();
-        for turn in 0..count {
-            let source = (self.lane_first + turn) % count;
-            let Some(lane) = self.lanes.get_mut(source) else { continue };
-            let mut size = 0;
-            while let Ok(next) = lane.ends.appends.peek() {
-                let next_size = Append::size(&next.record);
-                if next_size > self.buffer.room() {
-                    break;
-                }
-                let Ok(Append { partition, record }) = lane.ends.appends.pop() else { break };
-                size += next_size;
-                let Some((last, time)) = self.tails.get_mut(usize::from(partition.raw())) else { continue };
-                *last += 1;
-                *time = wall.max(*time + 1);
-                self.time_max = self.time_max.max(*time);
-                let (position, time) = (Position::from_raw(*last), Timestamp::from_raw(*time));
-                let (prefix, head) = record_frame_parts(partition, position, time, &record);
-                self.buffer.extend(&prefix);
-                self.buffer.extend(&record.frame);
-                self.buffer.extend(&head);
-                self.staged.push(Staged { source, logged: Logged { partition, position, time, record } });
-            }
-            if let Some(queues) = self.status.queues.get(source) {
-                queues.append.fetch_sub(size, Relaxed);
-            }
+        self.lanes.begin_batch();
+        while let Some((source, Append { partition, record })) = self.lanes.next(self.buffer.room()) {
+            let Some((last, time)) = self.tails.get_mut(usize::from(partition.raw())) else { continue };
+            *last += 1;
+            *time = wall.max(*time + 1);
+            self.time_max = self.time_max.max(*time);
+            let (position, time) = (Position::from_raw(*last), Timestamp::from_raw(*time));
+            let (prefix, head) = record_frame_parts(partition, position, time, &record);
+            self.buffer.extend(&prefix);
+            self.buffer.extend(&record.frame);
+            self.buffer.extend(&head);
+            self.staged.push(Staged { source, logged: Logged { partition, position, time, record } });
         }
-        self.lane_first = (self.lane_first + 1) % count;
     }
 
     /// One write, one sync; then, and only then, the commands are handed out.
@@ -312,7 +225,7 @@ impl Writer {
         match done {
             Ok(()) => {
                 for Staged { logged, .. } in staged {
-                    self.hand_out(logged);
+                    self.lanes.hand_out(logged);
                 }
                 self.status.logged_total.store(self.records_total, Relaxed);
             }
@@ -320,7 +233,7 @@ impl Writer {
                 self.status.fail_journal(format!("{file}: {error}"));
                 self.status.unknown.fetch_add(count, Relaxed);
                 for Staged { source, logged } in staged {
-                    self.fail(source, logged.partition, logged.record, AppendFailure::Unknown);
+                    self.lanes.fail(source, logged.partition, logged.record, AppendFailure::Unknown);
                 }
             }
         }
@@ -358,59 +271,55 @@ impl Writer {
 
     /// Goes on in a free segment: its opening is durable before any batch.
     fn open_segment(&mut self, journal: &Thread) -> Result<(), Shortage> {
-        if self.segments.writable().is_some() {
-            return Ok(());
-        }
         let file = self.segments.take_free(journal)?;
-        let last = vec![0; self.tails.len()];
-        let segment = Segment { file, generation: self.generation_next, end: 0, last };
-        self.generation_next += 1;
-        self.segments.rotate(segment, journal);
-        self.buffer.reset(HEADER_SIZE);
-        for (position, _) in &self.tails {
-            self.buffer.extend(&position.to_le_bytes());
-        }
-        let size = self.buffer.len() - HEADER_SIZE;
-        if let Err((file, error)) = self.write(Kind::Opening, size) {
-            self.status.fail_journal(format!("{file}: {error}"));
+        match self.begin_segment(file) {
+            Ok(before) => self.segments.rotated(before, journal),
+            Err((file, error)) => self.status.fail_journal(format!("{file}: {error}")),
         }
         Ok(())
     }
 
-    fn hand_out(&mut self, logged: Logged) {
-        let owner = usize::from(self.placement.shard(logged.partition).raw());
-        if let Some(queues) = self.status.queues.get(owner) {
-            queues.logged.fetch_add(Append::size(&logged.record), SeqCst);
+    /// Makes a free segment the current one, and closes the one before, which it returns.
+    fn begin_segment(&mut self, file: SegmentFile) -> Result<Option<Segment>, (String, io::Error)> {
+        let last = vec![0; self.tails.len()];
+        let segment = Segment { file, generation: self.generation_next, end: 0, last };
+        self.generation_next += 1;
+        let before = self.segments.current.replace(segment);
+        self.buffer.reset(HEADER_SIZE);
+        self.buffer.extend(&owner(self.key).to_le_bytes());
+        for (position, _) in &self.tails {
+            self.buffer.extend(&position.to_le_bytes());
         }
-        if let Some(lane) = self.lanes.get_mut(owner) {
-            lane.pending.push_back(FromJournal::Logged(logged));
+        let size = self.buffer.len() - HEADER_SIZE;
+        self.write(Kind::Opening, size)?;
+        if let Some(before) = &before {
+            self.close(before)?;
         }
+        Ok(before)
     }
 
-    fn fail(&mut self, source: usize, partition: PartitionId, record: Record, failure: AppendFailure) {
-        if let Some(lane) = self.lanes.get_mut(source) {
-            lane.pending.push_back(FromJournal::Failed(partition, record, failure));
-        }
+    /// Says in a segment that another one follows: without that, nobody would miss the newest one. Durable before anything is handed out
+    /// from the newest one.
+    fn close(&mut self, segment: &Segment) -> Result<(), (String, io::Error)> {
+        self.buffer.reset(HEADER_SIZE);
+        let header = Header {
+            kind: Kind::Closing,
+            generation: segment.generation,
+            number: self.number_next - 1,
+            size: 0,
+            count: 0,
+            records_total: self.records_total,
+            time_max: self.time_max,
+        };
+        let page = self.buffer.padded();
+        header.seal(page, self.key);
+        let done = segment.file.write(page, segment.end).and_then(|()| segment.file.sync());
+        done.map_err(|error| (segment.file.path.display().to_string(), error))
     }
 
-    /// Answers what is queued: certainly not stored. At most a queue's worth of each shard.
+    /// Answers what is queued: certainly not stored.
     fn refuse_all(&mut self) -> Turn {
-        let mut refused = 0;
-        for (lane, queues) in self.lanes.iter_mut().zip(&self.status.queues) {
-            let mut size = 0;
-            while let Ok(Append { partition, record }) = lane.ends.appends.pop() {
-                size += Append::size(&record);
-                refused += 1;
-                lane.pending.push_back(FromJournal::Failed(partition, record, AppendFailure::Unavailable));
-                if size > BATCH_SIZE_LIMIT {
-                    break;
-                }
-            }
-            queues.append.fetch_sub(size, Relaxed);
-        }
-        self.status.refused_unavailable.fetch_add(refused, Relaxed);
-        self.deliver();
-        if refused > 0 { Turn::Progress } else { Turn::Idle }
+        if self.lanes.refuse_all() > 0 { Turn::Progress } else { Turn::Idle }
     }
 
     /// The last batches: nothing new is appended. What is not handed out is replayed at the next start.
@@ -426,7 +335,7 @@ impl Writer {
             }
             self.commit();
         }
-        self.deliver();
+        self.lanes.deliver();
     }
 }
 
@@ -437,7 +346,7 @@ fn free_segments(
     recovered: &Recovered,
     disk: &Disk,
     needs_first: bool,
-) -> Result<(Vec<crate::journal::disk::SegmentFile>, u32), OpenError> {
+) -> Result<(Vec<SegmentFile>, u32), OpenError> {
     let mut free = Vec::new();
     let size_min = (2 * config.batch_size_max + PAGE_SIZE) as u64;
     for path in &recovered.spare {

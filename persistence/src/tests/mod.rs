@@ -1,11 +1,14 @@
 //! Tests of the embedded store that look behind the shard's view: files are damaged, disks fail, segments run out.
 #![expect(clippy::cast_possible_truncation, reason = "offsets in files of half a megabyte")]
 
+mod away;
 mod damage;
 mod faults;
+mod missing;
 mod recovery;
 mod refusals;
 mod segments;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 

@@ -29,9 +29,6 @@ pub(crate) trait Engine: fmt::Debug + Send + Sync {
 
     /// The database as it is at this moment.
     fn moment(&self) -> Box<dyn Moment + '_>;
-
-    /// Space left there. Unit: bytes. `None` when the system does not say.
-    fn free_space(&self) -> Option<u64>;
 }
 
 /// The open view, shared by its threads.

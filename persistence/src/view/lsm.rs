@@ -203,11 +203,6 @@ impl Engine for Lsm {
     fn moment(&self) -> Box<dyn Moment + '_> {
         Box::new(LsmMoment { lsm: self, snapshot: self.database.snapshot() })
     }
-
-    fn free_space(&self) -> Option<u64> {
-        let stat = rustix::fs::statvfs(&self.directory).ok()?;
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
 }
 
 impl std::fmt::Debug for Lsm {

@@ -20,7 +20,7 @@ use crate::store::{StoreRows, StoredUpTo};
 use crate::view::View;
 use crate::view::engine::{Batch, EngineError};
 
-/// Longest sleep; also how often free space is looked at.
+/// Longest sleep.
 const IDLE_PARK: Duration = Duration::from_millis(500);
 /// How long rows are gathered between two commits. Unit: time. Until then they are in the log and in memory, where they are read from: a
 /// commit for each message would cost more than the message.
@@ -76,12 +76,10 @@ pub(crate) struct ViewWriter {
     batch_size_max: usize,
     checkpoint_interval: Duration,
     checkpoint_size: u64,
-    free_space_min: u64,
     /// Committed since the last sync. Unit: bytes.
     unsynced_size: u64,
     unsynced: bool,
     synced_at: Instant,
-    looked_at: Instant,
 }
 
 impl ViewWriter {
@@ -95,8 +93,7 @@ impl ViewWriter {
         journal: Thread,
     ) -> Self {
         status.applied_total.store(applied.iter().sum(), Relaxed);
-        let now = Instant::now();
-        let mut writer = Self {
+        Self {
             view,
             status,
             synced,
@@ -107,14 +104,10 @@ impl ViewWriter {
             batch_size_max: config.view_batch_size_max,
             checkpoint_interval: config.checkpoint_interval,
             checkpoint_size: config.checkpoint_size,
-            free_space_min: config.free_space_min,
             unsynced_size: 0,
             unsynced: false,
-            synced_at: now,
-            looked_at: now,
-        };
-        writer.look_at_space();
-        writer
+            synced_at: Instant::now(),
+        }
     }
 
     /// Serves until the store is stopped; then writes the last checkpoint, unless the store was abandoned.
@@ -122,9 +115,6 @@ impl ViewWriter {
         loop {
             let stopped = self.status.is_stopped();
             self.deliver();
-            if self.looked_at.elapsed() >= IDLE_PARK {
-                self.look_at_space();
-            }
             let found = if self.status.space_low() { Found::Nothing } else { self.turn() };
             if let Some(reason) = self.status.view_failed() {
                 let reason = reason.to_owned();
@@ -276,15 +266,6 @@ impl ViewWriter {
             self.journal.unpark();
         }
         Ok(())
-    }
-
-    /// Stops taking anything before the disk is full: a commit that fails half-way would end the view until a restart.
-    fn look_at_space(&mut self) {
-        self.looked_at = Instant::now();
-        let Some(free) = self.view.free_space() else { return };
-        // An eighth more to begin again, so that it does not flutter.
-        let needed = if self.status.space_low() { self.free_space_min / 8 * 9 } else { self.free_space_min };
-        self.status.set_space_low(free < needed);
     }
 }
 

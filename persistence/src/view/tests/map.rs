@@ -68,10 +68,6 @@ impl Engine for Map {
     fn moment(&self) -> Box<dyn Moment + '_> {
         Box::new(self.content())
     }
-
-    fn free_space(&self) -> Option<u64> {
-        None
-    }
 }
 
 impl Moment for Content {

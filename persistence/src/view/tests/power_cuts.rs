@@ -123,10 +123,6 @@ impl Engine for Powered {
     fn moment(&self) -> Box<dyn Moment + '_> {
         self.engine().moment()
     }
-
-    fn free_space(&self) -> Option<u64> {
-        None
-    }
 }
 
 /// What a power cut leaves of a journal file of which everything up to `synced` was synced.
