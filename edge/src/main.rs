@@ -1,5 +1,5 @@
 //! The binary `tern`: parses, validates, runs. Exit codes: 0 stopped as asked; 1 cannot start or run, and said why; 2 wrong flags;
-//! 130 and 143 a second SIGINT or SIGTERM.
+//! 3 the store failed while it served, start it again; 130 and 143 a second SIGINT or SIGTERM.
 
 use std::fmt::Display;
 use std::io::Write;

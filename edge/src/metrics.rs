@@ -143,7 +143,7 @@ const STORE: &[Row<StoreCounters>] = &[
     ("journal_unknown", "Commands whose write was not confirmed", Counter, |store| store.unknown),
     ("journal_append_queue_bytes", "Commands waiting for the journal", Gauge, |store| store.append_queue_size),
     ("journal_logged_queue_bytes", "Durable commands waiting for their shard", Gauge, |store| store.logged_queue_size),
-    ("journal_waits", "Times the journal waited for a shard", Counter, |store| store.journal_waits),
+    ("journal_shard_waits", "Times a shard began to take no durable commands", Counter, |store| store.shard_waits),
     ("journal_segments_used", "Segments with commands that the view may lack", Gauge, |store| store.segments_used),
     ("journal_segments", "Segments", Gauge, |store| store.segments),
     ("view_queue_bytes", "Rows that are not in the view yet", Gauge, |store| store.store_queue_size),

@@ -24,6 +24,15 @@ pub enum ServeError {
         /// Who.
         pid: Option<u32>,
     },
+    /// A piece of the data directory is missing, or is another one's.
+    Lost {
+        /// Which.
+        piece: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// The file that says that it was made.
+        said_by: PathBuf,
+    },
     /// The signing keys cannot be used.
     Keys(KeyError),
     /// The certificate cannot be used.
@@ -37,6 +46,11 @@ pub enum ServeError {
     },
     /// The shards do not start, or their store does not open.
     Node(StartError<OpenError>),
+    /// The store failed before everything in it was applied.
+    StoreFailed {
+        /// What failed.
+        reason: String,
+    },
     /// The control plane's threads do not start.
     Runtime(io::Error),
 }
@@ -50,6 +64,13 @@ impl fmt::Display for ServeError {
                 let directory = directory.display();
                 write!(f, "{directory}: {who} has this data directory; stop it, or give this one its own (data_dir)")
             }
+            Self::Lost { piece, what, said_by } => write!(
+                f,
+                "{}: {what}, although {} says that it was made; nothing was changed. Put it back, or restore the whole data \
+                 directory from a backup; to begin anew, use an empty one (data_dir)",
+                piece.display(),
+                said_by.display()
+            ),
             Self::Keys(error) => error.fmt(f),
             Self::Certificate(error) => error.fmt(f),
             Self::Listen { key, error } => write!(f, "{error}; stop it or change `{key}`"),
@@ -57,6 +78,9 @@ impl fmt::Display for ServeError {
                 write!(f, "{error} (change `listen`)")
             }
             Self::Node(error) => error.fmt(f),
+            Self::StoreFailed { reason } => {
+                write!(f, "the store failed while it was read: {reason}; check the disk and start again")
+            }
             Self::Runtime(error) => write!(f, "cannot start the control plane's threads: {error}; check ulimit -u"),
         }
     }

@@ -52,7 +52,8 @@ pub(super) fn start(config: &Config, log: &Log, runtime: &Runtime) -> Result<Run
     let began = clock.now();
     let process = &config.process;
     let directory = DataDirectory::take(&process.data_dir)?;
-    let keys = Keys::open(&process.data_dir.join("keys"))?;
+    directory.check(&process.store.directory)?;
+    let keys = Keys::open(&directory.keys())?;
     let certificates = Arc::new(Certificates::open(&process.tls, &process.data_dir, began.timestamp)?);
     let rules = TokenRules {
         issuer: config.cluster.issuer.clone(),
@@ -65,6 +66,7 @@ pub(super) fn start(config: &Config, log: &Log, runtime: &Runtime) -> Result<Run
 
     let opened = Arc::new(Mutex::new(None));
     let (node, public) = start_node(config, keys.quic, &certificates, &tokens, &opened, runtime)?;
+    directory.made(&process.store.directory)?;
     let control = node.control();
     let counters = Arc::new(HttpCounters::default());
     let parts = AuthParts {
@@ -83,7 +85,7 @@ pub(super) fn start(config: &Config, log: &Log, runtime: &Runtime) -> Result<Run
         log: Some(log.dropped()),
     };
     status.show(look(control.clone(), Arc::clone(&opened)), Arc::new(sources));
-    runtime.block_on(catch_up(&control));
+    runtime.block_on(catch_up(&control, &opened))?;
 
     let http = Arc::clone(&counters);
     let listener = listener(config, &control, auth, &certificates, counters, clock);
@@ -161,11 +163,21 @@ fn start_node(
     }
 }
 
-async fn catch_up(control: &Control) {
+/// Waits until the shards have applied what the store had for them.
+async fn catch_up(control: &Control, opened: &Mutex<Option<EmbeddedHandle>>) -> Result<(), ServeError> {
     let mut interval = tokio::time::interval(CATCH_UP_INTERVAL);
     while !control.is_caught_up() {
+        if let Some(reason) = failure(opened) {
+            return Err(ServeError::StoreFailed { reason });
+        }
         interval.tick().await;
     }
+    Ok(())
+}
+
+/// Why the store takes nothing any more, if that is so.
+pub(super) fn failure(opened: &Mutex<Option<EmbeddedHandle>>) -> Option<String> {
+    opened.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(EmbeddedHandle::failure)
 }
 
 fn listener(

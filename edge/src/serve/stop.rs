@@ -1,14 +1,15 @@
-//! Signals, and the order of stopping: accept nothing, tell clients when to come back, wait for them, stop the shards, close the store.
-//! A second signal ends the process at once: nothing acknowledged is lost by that either.
+//! Why the server stops, and the order of stopping: accept nothing, tell clients when to come back, wait for them, stop the shards,
+//! close the store. A second signal ends the process at once: nothing acknowledged is lost by that either.
 
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use tern_persistence::EmbeddedHandle;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval, sleep, timeout_at};
 
-use super::start::Running;
+use super::start::{Running, failure};
 use crate::admin::Phase;
 use crate::config::Config;
 
@@ -16,6 +17,8 @@ use crate::config::Config;
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(60);
 /// How often it is looked whether sessions are left. Unit: time.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
+/// How often it is looked whether the store still works. Unit: time. Meanwhile clients are told that nothing is accepted.
+const STORE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A second signal this soon is the first one again: `timeout` and terminals signal the process and then its group. Unit: time.
 const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(500);
@@ -27,6 +30,18 @@ pub enum Exit {
     Clean,
     /// 1: as asked, but the last checkpoint was not written; the next start replays more.
     Unclean,
+    /// 3: the store failed. What it wrote last may or may not be on the disk, and only a new process that reads the disk can know:
+    /// the supervisor's part is to start one.
+    StoreFailed,
+}
+
+/// Why it stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It was told to.
+    Asked,
+    /// It cannot go on.
+    StoreFailed,
 }
 
 impl Exit {
@@ -36,6 +51,7 @@ impl Exit {
         match self {
             Self::Clean => 0,
             Self::Unclean => 1,
+            Self::StoreFailed => 3,
         }
     }
 }
@@ -71,16 +87,32 @@ impl Signals {
     }
 }
 
-/// Serves until a signal, then drains.
-pub(super) async fn wait(config: &Config, running: &Running) -> std::io::Result<()> {
+/// Serves until a signal or a failure of the store, then drains.
+pub(super) async fn wait(config: &Config, running: &Running) -> std::io::Result<Cause> {
     let mut signals = Signals::listen()?;
     let mut look = interval(CERTIFICATE_INTERVAL);
-    let signal = loop {
+    let mut look_at_store = interval(STORE_INTERVAL);
+    let sessions = || running.node.control().sessions();
+    let cause = loop {
         tokio::select! {
             asked = signals.next() => match asked {
-                Asked::Stop(signal) => break signal,
+                Asked::Stop(signal) => {
+                    tracing::info!(signal, sessions = sessions(), "stopping: clients are told when to come back");
+                    break Cause::Asked;
+                }
                 Asked::Reload => reload(running),
             },
+            _ = look_at_store.tick() => {
+                if let Some(reason) = failure(&running.store) {
+                    tracing::error!(
+                        %reason,
+                        sessions = sessions(),
+                        "the store failed: clients are told when to come back, then this process ends with status 3 and must be \
+                         started again; nothing acknowledged is lost"
+                    );
+                    break Cause::StoreFailed;
+                }
+            }
             _ = look.tick() => {
                 if running.certificates.is_stale(running.clock.now().timestamp) {
                     reload(running);
@@ -89,13 +121,8 @@ pub(super) async fn wait(config: &Config, running: &Running) -> std::io::Result<
         }
     };
     tokio::spawn(end_on_second(signals));
-    tracing::info!(
-        signal,
-        sessions = running.node.control().sessions(),
-        "stopping: clients are told when to come back"
-    );
     drain(config, running).await;
-    Ok(())
+    Ok(cause)
 }
 
 async fn end_on_second(mut signals: Signals) {
@@ -138,15 +165,23 @@ async fn drain(config: &Config, running: &Running) {
 }
 
 /// Ends shards and store. Blocks for as long as they take.
-pub(super) fn stop(running: Running, _runtime: &Runtime, waited: std::io::Result<()>) -> Exit {
-    if let Err(error) = waited {
+pub(super) fn stop(running: Running, _runtime: &Runtime, waited: std::io::Result<Cause>) -> Exit {
+    let cause = waited.unwrap_or_else(|error| {
         tracing::error!(%error, "cannot listen for signals: stopping");
-    }
+        Cause::Asked
+    });
     let Running { node, store, _directory, .. } = running;
     node.control().stop();
     node.join();
     let handle = store.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match handle.map_or(Ok(()), tern_persistence::EmbeddedHandle::shutdown) {
+    let closed = handle.map_or(Ok(()), EmbeddedHandle::shutdown);
+    match closed {
+        _ if cause == Cause::StoreFailed => {
+            tracing::error!(
+                "stopped: the store had failed; the next start reads the disk and goes on with what is there"
+            );
+            Exit::StoreFailed
+        }
         Ok(()) => {
             tracing::info!("stopped");
             Exit::Clean

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod chat;
+mod failure;
 mod hostile;
 mod setup;
 mod site;
