@@ -285,7 +285,7 @@ impl Fixture {
                 self.inputs.push_back(Input::Viewed { ticket, reply: Ok(reply) });
             }
             Output::Reply { reply, .. } => self.replies.push_back(reply),
-            other @ (Output::Close { .. } | Output::View { .. } | Output::Message { .. }) => {
+            other @ (Output::Close { .. } | Output::View { .. } | Output::Message { .. } | Output::Stop { .. }) => {
                 panic!("no bench expects {other:?}")
             }
         }

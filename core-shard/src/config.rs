@@ -54,6 +54,8 @@ pub enum Sabotage {
     DirectoryVersion,
     /// M5: a failed append is not told to the sender.
     AppendFailureReply,
+    /// M2: commands are applied under the rules of the configuration instead of those in the log.
+    Rules,
 }
 
 impl ShardConfig {
@@ -112,7 +114,7 @@ pub struct Limits {
     pub frames_per_second: u32,
     /// Frames refused for their rate in one second before the session is closed as flooding. Unit: frames.
     pub flood_max: u32,
-    /// Members of a group. Unit: users.
+    /// Members of a group. Unit: users. A rule: in force from where the log says so.
     pub members_max: u32,
     /// Members of a conversation up to which typing and others' receipts are shown. Unit: users.
     pub receipts_members_max: u32,
@@ -126,7 +128,7 @@ pub struct Limits {
     pub presence_grace: Duration,
     /// How long changes of presence are collected before they are told. Unit: time.
     pub presence_coalesce: Duration,
-    /// Whether new users enter the world room.
+    /// Whether new users enter the world room. A rule: in force from where the log says so.
     pub world: bool,
 }
 

@@ -39,6 +39,8 @@ pub(crate) enum Timer {
     RetryEmissions,
     /// Loads that the view refused are tried again.
     RetryLoads,
+    /// Rules that the log refused are set again.
+    RetryRules,
 }
 
 impl Context {

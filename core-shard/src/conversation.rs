@@ -17,9 +17,10 @@ use tern_protocol::{
     command, frame,
 };
 
-use crate::config::{Limits, Sabotage, ShardConfig};
+use crate::config::{Sabotage, ShardConfig};
 use crate::io::{Row, Table};
-use crate::message::{Audience, EventHead};
+use crate::message::EventHead;
+use crate::rules::Rules;
 pub(crate) use window::{Remembered, Window};
 
 /// The state of one conversation, as its log made it.
@@ -61,7 +62,7 @@ pub(crate) struct Effects {
     /// Answer to whoever asked.
     pub(crate) answer: Option<Answer>,
     /// A cursor that moved.
-    pub(crate) receipt: Option<(UserId, Audience)>,
+    pub(crate) receipt: Option<UserId>,
     /// Commands for other entities, in order.
     pub(crate) emissions: Vec<Emission>,
 }
@@ -93,13 +94,15 @@ pub(crate) enum Answer {
     Refused { request: RequestId, code: RejectCode },
 }
 
-/// Where and when a command is applied, and under which bounds.
+/// Where and when a command is applied, and under which rules.
 #[derive(Clone, Copy)]
 pub(crate) struct At<'a> {
     pub(crate) position: Position,
     pub(crate) time: Timestamp,
     /// Up to here the view has this partition's rows.
     pub(crate) stored: Position,
+    pub(crate) rules: Rules,
+    /// Which mechanisms work: nothing else of it may be read here.
     pub(crate) config: &'a ShardConfig,
 }
 
@@ -155,7 +158,7 @@ impl Conversation {
                         _ => {}
                     }
                 }
-                Some(Part::Device(_) | Part::Directory(_)) | None => return Err(FrameError::Archive),
+                Some(Part::Device(_) | Part::Directory(_) | Part::Rules(_)) | None => return Err(FrameError::Archive),
             }
         }
         for frame in events {
@@ -387,10 +390,6 @@ impl Conversation {
 
     fn is_group(&self) -> bool {
         matches!(self.id.kind(), Some(ConversationKind::Group(_)))
-    }
-
-    fn limits<'a>(at: At<'a>) -> &'a Limits {
-        &at.config.limits
     }
 }
 

@@ -1,6 +1,8 @@
 //! The boundary of a shard: what may come in, what comes out, and the questions it asks of the log, the view and other shards.
 //! Data only: whoever performs an [`Output`] decides nothing.
 
+use std::fmt;
+
 use bytes::Bytes;
 use tern_protocol::command::CommandHead;
 use tern_protocol::limit::DELIVERY_LANE_COUNT;
@@ -276,6 +278,48 @@ pub enum Output {
         /// The answer.
         reply: Reply,
     },
+    /// Nothing more of this partition is applied or stored: give it up, or end the process, and say why.
+    Stop {
+        /// Which partition.
+        partition: PartitionId,
+        /// The command that stands in the way, or the last one before it.
+        position: Position,
+        /// Why.
+        reason: StopReason,
+    },
+}
+
+/// Why a partition cannot go on. Whoever skipped what it says would lose commands that were acknowledged. For the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// A command of a kind that this build does not know.
+    UnknownKind(u8),
+    /// A command in an envelope that this build does not know.
+    FrameVersion(u8),
+    /// Rules of a level that this build does not know.
+    Level {
+        /// What the log asks for.
+        needed: u16,
+        /// The highest that this build has.
+        known: u16,
+    },
+    /// The view has the partition's rules, and they cannot be read.
+    RulesUnreadable,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownKind(kind) => write!(f, "a command of kind {kind:#04x}, which this build does not know"),
+            Self::FrameVersion(version) => {
+                write!(f, "a command of frame version {version}, which this build does not know")
+            }
+            Self::Level { needed, known } => {
+                write!(f, "rules of level {needed}; this build knows levels up to {known}")
+            }
+            Self::RulesUnreadable => f.write_str("the stored rules cannot be read"),
+        }
+    }
 }
 
 /// One of the ways by which frames reach a client. Order holds within each, not between them.

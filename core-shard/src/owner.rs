@@ -6,10 +6,11 @@ mod online;
 mod partition;
 mod questions;
 mod requests;
+mod rules;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use tern_protocol::command::{self, CommandHead};
+use tern_protocol::command::CommandHead;
 use tern_protocol::frame::{self, Frame, Kind};
 use tern_protocol::stored::Entity;
 use tern_protocol::{ConversationId, PartitionId, Position, RequestId, SessionId, ShardId, UserId, client};
@@ -19,9 +20,11 @@ use crate::context::{Context, Timer};
 use crate::conversation::{Answer, At, Conversation, Effects, Emission, Remembered};
 use crate::io::{AppendFailure, Logged, Output, Record, Reply, Request, ViewError, ViewReply};
 use crate::message::{Audience, ToOwner, ToSessions};
+use crate::rules::Rules;
 use cache::{Cache, Fetch, State};
 use online::Online;
 use partition::Partition;
+use rules::Addressee;
 
 /// Everything that this shard owns.
 #[derive(Debug)]
@@ -62,13 +65,19 @@ impl Owner {
         }
     }
 
-    /// Whether everything that was durable before this run is applied.
-    pub(crate) fn is_caught_up(&self) -> bool {
-        self.caught_up && self.partitions.values().all(Partition::is_applied)
+    /// Whether everything that was durable before this run is applied, and what comes next is applied under the configured rules.
+    pub(crate) fn is_caught_up(&self, cx: &Context) -> bool {
+        let wanted = Rules::wanted(cx.limits());
+        self.caught_up && self.partitions.values().all(|partition| partition.is_applied() && partition.has(wanted))
     }
 
-    pub(crate) fn on_caught_up(&mut self) {
+    pub(crate) fn on_caught_up(&mut self, cx: &mut Context) {
         self.caught_up = true;
+        let owned: Vec<PartitionId> = self.partitions.keys().copied().collect();
+        for id in owned {
+            self.ask_rules(cx, id);
+            self.set_rules(cx, id);
+        }
     }
 
     /// A durable command: notes that it must be applied, and applies it if its entity is in memory.
@@ -79,15 +88,32 @@ impl Owner {
             let position = Position::from_raw(head.cause_position);
             cx.ask(partition, ToOwner::EmissionLogged { partition, position, index: head.cause_index });
         }
+        let id = logged.partition;
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        match partition.wait(logged) {
+            Ok(()) => {
+                cx.counters.waiting += 1;
+                self.ask_rules(cx, id);
+            }
+            Err(logged) => self.take_up(cx, logged),
+        }
+    }
+
+    /// A durable command of a partition whose rules are known.
+    fn take_up(&mut self, cx: &mut Context, logged: Logged) {
         let Some(partition) = self.partitions.get_mut(&logged.partition) else { return };
         if !partition.expect(logged.position) {
             return;
         }
         cx.counters.waiting += 1;
-        match entity_of_command(&logged.record) {
-            Some(entity) => self.work(cx, entity, Work::Apply(logged)),
-            // Nothing that this build knows: the position still counts.
-            None => self.applied(cx, &logged, Vec::new(), Vec::new(), None),
+        match rules::addressee(&logged.record) {
+            Ok(Addressee::Entity(entity)) => self.work(cx, entity, Work::Apply(logged)),
+            Ok(Addressee::Partition(rules)) => self.rules_logged(cx, &logged, rules),
+            Ok(Addressee::Nobody) => {
+                cx.counters.malformed += 1;
+                self.applied(cx, &logged, Vec::new(), Vec::new(), None);
+            }
+            Err(reason) => self.stop(cx, logged.partition, reason),
         }
     }
 
@@ -160,14 +186,21 @@ impl Owner {
 
     fn apply(&mut self, cx: &mut Context, entity: &Entity, logged: &Logged, event: Option<Remembered>) {
         cx.counters.commands += 1;
-        let stored = self.partitions.get(&logged.partition).map_or(Position::ZERO, |partition| partition.stored);
+        let Some(partition) = self.partitions.get(&logged.partition) else { return };
         let (record, config) = (&logged.record, &cx.config);
-        let at = At { position: logged.position, time: logged.time, stored, config };
+        let rules = if config.has(Sabotage::Rules) {
+            partition.rules_at(logged.position)
+        } else {
+            Rules::wanted(&config.limits)
+        };
+        let at = At { position: logged.position, time: logged.time, stored: partition.stored, rules, config };
         match self.cache.state_mut(entity) {
             Some(State::Conversation(conversation)) => {
                 let effects = conversation.apply(at, &record.head, &record.frame, event);
                 let id = conversation.id;
-                let receipt = effects.receipt.and_then(|(user, audience)| receipt(conversation, user, audience));
+                let many = conversation.members.len() > config.limits.receipts_members_max as usize;
+                let audience = if many { Audience::Own } else { Audience::Members };
+                let receipt = effects.receipt.and_then(|user| receipt(conversation, user, audience));
                 self.conversation_applied(cx, id, logged, effects, receipt);
             }
             Some(State::User(user)) => {
@@ -303,6 +336,7 @@ impl Owner {
         match self.cache.fetched(cx, ticket, reply) {
             Fetch::Nothing => {}
             Fetch::Page(page, events) => self.page_loaded(cx, &page, events),
+            Fetch::Rules(partition, rows) => self.rules_loaded(cx, partition, &rows),
             Fetch::Ready(entity, mut waiting, mut event) => {
                 while let Some(work) = waiting.pop_front() {
                     if self.cache.is_ready(&entity) {
@@ -370,35 +404,6 @@ fn receipt(conversation: &Conversation, user: UserId, audience: Audience) -> Opt
     })
 }
 
-/// The entity that a command is for.
-fn entity_of_command(record: &Record) -> Option<Entity> {
-    let (kind, archive) = frame::open(&record.frame).ok()?;
-    let user = |id: u64| Some(Entity::User(UserId::from_raw(id)));
-    match kind {
-        command::Register::KIND => {
-            let f = frame::decode_archive::<command::Register<'_>>(archive).ok()?;
-            Some(Entity::Account(std::str::from_utf8(&f.name).ok()?.into()))
-        }
-        command::CreateUser::KIND => {
-            user(frame::decode_archive::<command::CreateUser<'_>>(archive).ok()?.user.to_native())
-        }
-        command::OpenDevice::KIND => {
-            user(frame::decode_archive::<command::OpenDevice<'_>>(archive).ok()?.user.to_native())
-        }
-        command::RotateDevice::KIND => {
-            user(frame::decode_archive::<command::RotateDevice>(archive).ok()?.user.to_native())
-        }
-        command::CloseDevice::KIND => {
-            user(frame::decode_archive::<command::CloseDevice>(archive).ok()?.user.to_native())
-        }
-        command::SetDirectory::KIND => {
-            user(frame::decode_archive::<command::SetDirectory>(archive).ok()?.user.to_native())
-        }
-        command::EnterWorld::KIND => Some(Entity::Conversation(ConversationId::WORLD)),
-        _ => ids_of_frame(UserId::from_raw(record.head.actor), kind, archive).map(|(id, _)| Entity::Conversation(id)),
-    }
-}
-
 /// The conversation and the request id of a client's command.
 pub(crate) fn ids_of_frame(actor: UserId, kind: Kind, archive: &[u8]) -> Option<(ConversationId, RequestId)> {
     macro_rules! ids {
@@ -436,6 +441,7 @@ pub(crate) fn partition_of(placement: tern_protocol::placement::Placement, entit
         Entity::Conversation(id) => placement.of_conversation(*id),
         Entity::User(id) => placement.of_user(*id),
         Entity::Account(name) => placement.of_account(name),
+        Entity::Partition(id) => *id,
     }
 }
 

@@ -40,7 +40,7 @@ impl Shard {
             Input::Disconnected { session, ending } => self.sessions.disconnected(cx, session, ending),
             Input::Logged(logged) => self.owner.on_logged(cx, logged),
             Input::AppendFailed { partition, record, failure } => self.append_failed(partition, record, failure),
-            Input::CaughtUp => self.owner.on_caught_up(),
+            Input::CaughtUp => self.owner.on_caught_up(cx),
             Input::Viewed { ticket, reply } => self.owner.on_viewed(cx, ticket, reply),
             Input::Stored { partition, position } => self.owner.on_stored(cx, partition, position),
             Input::Message { from: _, message } => self.route(message),
@@ -103,10 +103,10 @@ impl Shard {
         self.sessions.waiting_size(session)
     }
 
-    /// Whether everything that was durable before this run has been applied.
+    /// Whether everything that was durable before this run has been applied, and the rules in force are the configured ones.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
-        self.owner.is_caught_up()
+        self.owner.is_caught_up(&self.cx)
     }
 
     /// What this shard has counted.
@@ -138,6 +138,9 @@ impl Shard {
             self.sessions.on_append_failed(cx, &record, failure);
         } else if head.session != 0 {
             cx.output(Output::Reply { ticket: head.session, reply: Reply::Unavailable(failure) });
+        } else {
+            // What nobody asked for and nothing caused are the rules.
+            self.owner.rules_refused(cx, partition);
         }
     }
 
@@ -150,6 +153,7 @@ impl Shard {
             Timer::PresenceFlush => self.owner.flush_presence(cx),
             Timer::RetryEmissions => self.owner.retry_emissions(cx),
             Timer::RetryLoads => self.owner.retry_loads(cx),
+            Timer::RetryRules => self.owner.retry_rules(cx),
         }
     }
 }

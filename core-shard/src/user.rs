@@ -57,7 +57,7 @@ impl User {
                 Some(Part::Directory(conversation)) => {
                     this.directory.insert(conversation, stored::decode_row(value)?);
                 }
-                Some(Part::Member(_)) | None => return Err(FrameError::Archive),
+                Some(Part::Member(_) | Part::Rules(_)) | None => return Err(FrameError::Archive),
             }
         }
         Ok(this)
@@ -146,7 +146,7 @@ impl User {
         }
         self.row.name = f.name.to_vec();
         self.row.display = f.display.to_vec();
-        if at.config.limits.world {
+        if at.rules.world {
             out.emissions.push(Emission {
                 to: EmissionTarget::Conversation(ConversationId::WORLD),
                 frame: to_bytes(&command::EnterWorld { user: self.id.raw() }),

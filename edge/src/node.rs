@@ -351,6 +351,12 @@ impl Control {
         self.shared.statuses.iter().all(|status| status.is_caught_up())
     }
 
+    /// Why a partition cannot go on: the log has something that this build must not skip.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&str> {
+        self.shared.statuses.iter().find_map(|status| status.stopped())
+    }
+
     /// Every shard's numbers, in shard order.
     #[must_use]
     pub fn counters(&self) -> Vec<ShardCounters> {

@@ -50,6 +50,7 @@ fn every_kind(archive: &[u8]) {
         command::CloseDevice,
         command::SetDirectory,
         command::EnterWorld,
+        command::SetRules,
         server::Welcome,
         server::Reset,
         server::Ack,

@@ -29,6 +29,7 @@ fuzz_target!(|record: &[u8]| {
         command::CloseDevice,
         command::SetDirectory,
         command::EnterWorld,
+        command::SetRules,
     );
     if let Ok(f) = frame::decode::<command::SetDirectory>(bytes) {
         let id = ConversationId::from_raw(f.conversation.to_native());

@@ -162,6 +162,19 @@ pub struct EnterWorld {
 }
 frame!(0x46, EnterWorld, []);
 
+/// Sets the rules under which every later command of this partition is applied. Appended by the partition's owner when its configuration
+/// says something else than the log. A build that does not know the level must not apply anything behind this place.
+#[derive(Archive, Serialize, Debug, Clone, Copy)]
+pub struct SetRules {
+    /// Level of the rules, from 1: what `apply` does differently, it does from a level on.
+    pub level: u16,
+    /// Most members of a group. Unit: users.
+    pub members_max: u32,
+    /// Whether new users enter the world room: 1 yes, 0 no.
+    pub world: u8,
+}
+frame!(0x47, SetRules, []);
+
 #[cfg(test)]
 mod tests {
     use super::*;

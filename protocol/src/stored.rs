@@ -6,7 +6,7 @@ use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 use crate::frame::{FrameError, FrameSerializer, FrameValidator};
-use crate::id::{ConversationId, DeviceId, Seq, UserId};
+use crate::id::{ConversationId, DeviceId, PartitionId, Position, Seq, UserId};
 
 /// First byte of every row. A row of another version is refused, not guessed at.
 pub const ROW_VERSION: u8 = 1;
@@ -113,6 +113,18 @@ pub struct AccountRow {
     pub password: Vec<u8>,
 }
 
+/// Rules of a partition from one place of its log on. Key: [`entity_key`] + `b'r'` + position of the command that set them. Rows of
+/// earlier rules stay: a command between two of them is applied under the first one also when it is applied again.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RulesRow {
+    /// See [`crate::command::SetRules`].
+    pub level: u16,
+    /// Most members of a group. Unit: users.
+    pub members_max: u32,
+    /// Whether new users enter the world room: 1 yes, 0 no.
+    pub world: u8,
+}
+
 /// An entity: what a partition's state is divided into, and what is loaded and dropped as one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Entity {
@@ -122,6 +134,8 @@ pub enum Entity {
     User(UserId),
     /// An account name.
     Account(Box<str>),
+    /// A partition itself: the rules that its log has set.
+    Partition(PartitionId),
 }
 
 /// First bytes of every key of an entity. No entity's key is the beginning of another's.
@@ -131,6 +145,7 @@ pub fn entity_key(entity: &Entity) -> Vec<u8> {
         Entity::Conversation(id) => [&b"c"[..], &id.raw().to_be_bytes()].concat(),
         Entity::User(id) => [&b"u"[..], &id.raw().to_be_bytes()].concat(),
         Entity::Account(name) => [&b"a"[..], name.as_bytes(), &[0]].concat(),
+        Entity::Partition(id) => [&b"p"[..], &id.raw().to_be_bytes()].concat(),
     }
 }
 
@@ -145,6 +160,8 @@ pub enum Part {
     Device(DeviceId),
     /// [`DirectoryRow`].
     Directory(ConversationId),
+    /// [`RulesRow`].
+    Rules(Position),
 }
 
 impl Part {
@@ -156,6 +173,7 @@ impl Part {
             Self::Member(user) => [prefix, b"u", &user.raw().to_be_bytes()].concat(),
             Self::Device(device) => [prefix, b"d", &device.raw().to_be_bytes()].concat(),
             Self::Directory(id) => [prefix, b"c", &id.raw().to_be_bytes()].concat(),
+            Self::Rules(position) => [prefix, b"r", &position.raw().to_be_bytes()].concat(),
         }
     }
 
@@ -169,6 +187,7 @@ impl Part {
             [b'c', id @ ..] => {
                 Some(Self::Directory(ConversationId::from_raw(u128::from_be_bytes(id.try_into().ok()?))))
             }
+            [b'r', at @ ..] => Some(Self::Rules(Position::from_raw(u64::from_be_bytes(at.try_into().ok()?)))),
             _ => None,
         }
     }
@@ -218,7 +237,9 @@ mod tests {
     #[test]
     fn keys_and_rows_survive_the_store() {
         let entity = entity_key(&Entity::User(UserId::from_raw(5)));
-        for part in [Part::Main, Part::Device(DeviceId::from_raw(3)), Part::Directory(ConversationId::WORLD)] {
+        let directory = Part::Directory(ConversationId::WORLD);
+        let rules = Part::Rules(Position::from_raw(7));
+        for part in [Part::Main, Part::Device(DeviceId::from_raw(3)), directory, rules] {
             let key = part.key(&entity);
             assert_eq!(key.strip_prefix(&entity[..]).and_then(Part::parse), Some(part));
         }

@@ -142,6 +142,7 @@ fn log_frames() -> Vec<Layout> {
         command::CloseDevice { user, device }
         command::SetDirectory { conversation, user, version, joined }
         command::EnterWorld { user }
+        command::SetRules { level, members_max, world }
     }
 }
 

@@ -89,6 +89,7 @@ fn command_samples() -> Vec<(&'static str, Vec<u8>)> {
         ("44-close-device", enc(&command::CloseDevice { user: 7, device: 0 })),
         ("45-set-directory", enc(&command::SetDirectory { conversation: GROUP, user: 7, version: 12, joined: 1 })),
         ("46-enter-world", enc(&command::EnterWorld { user: 7 })),
+        ("47-set-rules", enc(&command::SetRules { level: 1, members_max: 10_000, world: 1 })),
     ]
 }
 
@@ -221,6 +222,7 @@ fn read(bytes: &[u8]) -> Result<(), FrameError> {
         command::CloseDevice,
         command::SetDirectory,
         command::EnterWorld,
+        command::SetRules,
         server::Welcome,
         server::Reset,
         server::Ack,

@@ -47,7 +47,7 @@ impl Conversation {
         users.sort_unstable();
         users.dedup();
         users.retain(|user| *user != actor);
-        if users.len() as u64 + 1 > u64::from(Self::limits(at).members_max) {
+        if users.len() as u64 + 1 > u64::from(at.rules.members_max) {
             return Err(RejectCode::GroupFull);
         }
         self.flags = f.flags & client::group::ALL;
@@ -279,7 +279,7 @@ impl Conversation {
     }
 
     fn room_for(&self, at: At<'_>, users: usize) -> Result<(), RejectCode> {
-        let full = self.members.len() + users > Self::limits(at).members_max as usize;
+        let full = self.members.len() + users > at.rules.members_max as usize;
         if full && !matches!(self.id.kind(), Some(ConversationKind::World)) {
             Err(RejectCode::GroupFull)
         } else {

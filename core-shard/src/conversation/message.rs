@@ -8,7 +8,6 @@ use tern_protocol::{RejectCode, RequestId, Seq, Timestamp, UserId, client};
 use super::window::fingerprint;
 use super::{At, Conversation, Effects, NewEvent, Outcome, Remembered, event_row};
 use crate::config::Sabotage;
-use crate::message::Audience;
 
 impl Conversation {
     pub(super) fn send(
@@ -123,8 +122,7 @@ impl Conversation {
             return Err(RejectCode::BadCursor);
         }
         self.set_read(actor, seq, visible, out);
-        let many = self.members.len() > Self::limits(at).receipts_members_max as usize;
-        out.receipt = Some((actor, if many { Audience::Own } else { Audience::Members }));
+        out.receipt = Some(actor);
         Ok((Seq::from_raw(seq), at.time))
     }
 

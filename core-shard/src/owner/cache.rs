@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tern_protocol::frame::FrameError;
 use tern_protocol::limit::{DEDUP_WINDOW, PAGE_SIZE_MAX};
 use tern_protocol::stored::Entity;
-use tern_protocol::{Position, Seq};
+use tern_protocol::{PartitionId, Position, Seq};
 
 use super::questions::Page;
 use super::{Waiting, Work};
@@ -66,6 +66,7 @@ enum Fetching {
     Entity(Entity),
     Event(Entity, Seq),
     Page(Box<Page>),
+    Rules(PartitionId),
 }
 
 /// What an answer of the view made possible.
@@ -76,6 +77,8 @@ pub(crate) enum Fetch {
     Ready(Entity, Waiting, Option<Remembered>),
     /// A page of history.
     Page(Box<Page>, Result<Vec<Bytes>, ViewError>),
+    /// The rows of a partition's rules.
+    Rules(PartitionId, Vec<(Bytes, Bytes)>),
 }
 
 /// How long a failed question to the view waits before it is asked again.
@@ -140,6 +143,11 @@ impl Cache {
         self.fetch(cx, Fetching::Page(Box::new(page)));
     }
 
+    /// Asks the view for the rules of a partition.
+    pub(crate) fn fetch_rules(&mut self, cx: &mut Context, partition: PartitionId) {
+        self.fetch(cx, Fetching::Rules(partition));
+    }
+
     fn fetch(&mut self, cx: &mut Context, fetching: Fetching) {
         let query = match &fetching {
             Fetching::Entity(entity) => {
@@ -150,7 +158,8 @@ impl Cache {
             Fetching::Event(Entity::Conversation(id), seq) => {
                 ViewQuery::Events { conversation: *id, from: *seq, to: *seq, size_max: 1, order: Order::OldestFirst }
             }
-            Fetching::Event(Entity::User(_) | Entity::Account(_), _) => return,
+            Fetching::Event(Entity::User(_) | Entity::Account(_) | Entity::Partition(_), _) => return,
+            Fetching::Rules(partition) => ViewQuery::Entity { entity: Entity::Partition(*partition), events_max: 0 },
             Fetching::Page(page) => ViewQuery::Events {
                 conversation: page.conversation,
                 from: page.from,
@@ -171,6 +180,7 @@ impl Cache {
             (Fetching::Page(page), Ok(ViewReply::Events(events))) => Fetch::Page(page, Ok(events)),
             (Fetching::Page(page), Ok(ViewReply::Entity { .. })) => Fetch::Page(page, Err(ViewError::Failed)),
             (Fetching::Page(page), Err(error)) => Fetch::Page(page, Err(error)),
+            (Fetching::Rules(partition), Ok(ViewReply::Entity { rows, .. })) => Fetch::Rules(partition, rows),
             (Fetching::Entity(entity), Ok(ViewReply::Entity { rows, events })) => match load(&entity, &rows, events) {
                 Ok(state) => {
                     let loaded = state.position();
@@ -278,5 +288,7 @@ fn load(entity: &Entity, rows: &[(Bytes, Bytes)], events: Vec<Bytes>) -> Result<
         Entity::Conversation(id) => State::Conversation(Box::new(Conversation::load(*id, rows, events)?)),
         Entity::User(id) => State::User(Box::new(User::load(*id, rows)?)),
         Entity::Account(name) => State::Account(Box::new(Account::load(name.clone(), rows)?)),
+        // Read with `Fetching::Rules`: no command is for a partition as an entity.
+        Entity::Partition(_) => return Err(FrameError::Archive),
     })
 }

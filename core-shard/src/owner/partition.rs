@@ -1,12 +1,13 @@
-//! One owned partition: which commands are applied, and which of their rows the view may have already.
+//! One owned partition: its rules, which commands are applied, and which of their rows the view may have already.
 //! Rows leave in position order, and none before every command that it caused is durable: after a crash the cause is applied again.
 
 use std::collections::{BTreeSet, VecDeque};
 
-use tern_protocol::Position;
 use tern_protocol::command::CommandHead;
+use tern_protocol::{PartitionId, Position};
 
-use crate::io::{Reply, Row};
+use crate::io::{Logged, Reply, Row};
+use crate::rules::{History, Rules};
 
 /// The owner's book-keeping of one log.
 #[derive(Debug, Default)]
@@ -19,6 +20,23 @@ pub(crate) struct Partition {
     pending: VecDeque<Pending>,
     /// Commands handed over and not applied.
     unapplied: usize,
+    rules: Known,
+    /// Commands handed over before the rules were known, in order.
+    early: VecDeque<Logged>,
+}
+
+/// How much is known of a partition's rules. Nothing is applied without them.
+#[derive(Debug, Default)]
+enum Known {
+    /// Not asked for.
+    #[default]
+    Nothing,
+    /// The view is being asked.
+    Asked,
+    /// `setting`: a command that sets others is on its way.
+    Rules { history: History, setting: bool },
+    /// The log has something that this build must not pass.
+    Stopped,
 }
 
 /// One command whose rows are still here.
@@ -49,6 +67,77 @@ pub(crate) struct Complete {
 }
 
 impl Partition {
+    /// Whether the view must be asked for the rules.
+    pub(crate) fn ask(&mut self) -> bool {
+        let unasked = matches!(self.rules, Known::Nothing);
+        if unasked {
+            self.rules = Known::Asked;
+        }
+        unasked
+    }
+
+    /// Takes the rules; gives the commands that waited for them.
+    pub(crate) fn know(&mut self, history: History) -> VecDeque<Logged> {
+        self.rules = Known::Rules { history, setting: false };
+        std::mem::take(&mut self.early)
+    }
+
+    /// Keeps a command until the rules are known. `Err`: they are known, take it.
+    pub(crate) fn wait(&mut self, logged: Logged) -> Result<(), Logged> {
+        match self.rules {
+            Known::Nothing | Known::Asked => self.early.push_back(logged),
+            Known::Rules { .. } => return Err(logged),
+            // Replayed when a build that knows what is in the way has started.
+            Known::Stopped => {}
+        }
+        Ok(())
+    }
+
+    /// The rules under which the command at this place is applied.
+    pub(crate) fn rules_at(&self, position: Position) -> Rules {
+        match &self.rules {
+            Known::Rules { history, .. } => history.at(position),
+            Known::Nothing | Known::Asked | Known::Stopped => Rules::FIRST,
+        }
+    }
+
+    /// Whether these rules must be set; true only once until the log has them or refused them.
+    pub(crate) fn lacks(&mut self, wanted: Rules) -> bool {
+        match &mut self.rules {
+            Known::Rules { history, setting } if !*setting && history.newest() != wanted => {
+                *setting = true;
+                true
+            }
+            Known::Rules { .. } | Known::Nothing | Known::Asked | Known::Stopped => false,
+        }
+    }
+
+    /// Whether what comes next is applied under these rules.
+    pub(crate) fn has(&self, wanted: Rules) -> bool {
+        matches!(&self.rules, Known::Rules { history, .. } if history.newest() == wanted)
+    }
+
+    /// The log did not take the command that sets the rules.
+    pub(crate) fn rules_refused(&mut self) {
+        if let Known::Rules { setting, .. } = &mut self.rules {
+            *setting = false;
+        }
+    }
+
+    /// The log has set the rules; gives the row that keeps them.
+    pub(crate) fn set_rules(&mut self, id: PartitionId, position: Position, rules: Rules) -> Option<Row> {
+        let Known::Rules { history, setting } = &mut self.rules else { return None };
+        *setting = false;
+        Some(history.set(id, position, rules))
+    }
+
+    /// Nothing more is applied; gives the place in front of which it stopped.
+    pub(crate) fn stop(&mut self) -> Position {
+        self.rules = Known::Stopped;
+        self.early.clear();
+        self.logged
+    }
+
     /// Notes a command that the log handed over; false for one that was handed over before.
     pub(crate) fn expect(&mut self, position: Position) -> bool {
         if position <= self.logged {
@@ -101,13 +190,12 @@ impl Partition {
 
     /// Whether every command handed over is applied.
     pub(crate) fn is_applied(&self) -> bool {
-        self.unapplied == 0
+        self.unapplied == 0 && self.early.is_empty()
     }
 
-    /// Positions of a partition are dense within what a run is handed.
+    /// Positions are ordered, not dense: a log may leave some out.
     fn find(&mut self, position: Position) -> Option<&mut Pending> {
-        let first = self.pending.front()?.position;
-        let index = usize::try_from(position.raw().checked_sub(first.raw())?).ok()?;
-        self.pending.get_mut(index).filter(|pending| pending.position == position)
+        let index = self.pending.binary_search_by_key(&position, |pending| pending.position).ok()?;
+        self.pending.get_mut(index)
     }
 }

@@ -6,6 +6,7 @@ mod groups;
 mod news;
 mod one_shard;
 mod removed;
+mod rules;
 
 use std::time::Duration;
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use tern_core_shard::io::{
-    AppendFailure, Claims, Ending, Input, Lane, Logged, Order, Output, Record, Reply, Request, Table, ViewError,
-    ViewQuery, ViewReply,
+    AppendFailure, Claims, Ending, Input, Lane, Logged, Order, Output, Record, Reply, Request, StopReason, Table,
+    ViewError, ViewQuery, ViewReply,
 };
 use tern_core_shard::{Limits, Shard, ShardConfig};
 use tern_protocol::frame::{self, Encode, Frame};
@@ -44,6 +44,8 @@ pub(crate) struct OneShard {
     pub(crate) lagging_view: BTreeSet<PartitionId>,
     /// The view answers every question with this.
     pub(crate) broken_view: Option<ViewError>,
+    /// Partitions that cannot go on.
+    pub(crate) stops: Vec<(PartitionId, Position, StopReason)>,
     pub(crate) closed: BTreeMap<SessionId, CloseCode>,
     replies: BTreeMap<u64, Reply>,
     next: u64,
@@ -66,6 +68,7 @@ impl OneShard {
             asked: VecDeque::new(),
             lagging_view: BTreeSet::new(),
             broken_view: None,
+            stops: Vec::new(),
             closed: BTreeMap::new(),
             replies: BTreeMap::new(),
             next: 0,
@@ -79,6 +82,35 @@ impl OneShard {
         self.run += 1;
         self.shard = Shard::new(config(self.run, self.now, limits));
         self.input(Input::CaughtUp);
+    }
+
+    /// The last position of a partition's log.
+    pub(crate) fn end_of(&self, partition: PartitionId) -> Position {
+        self.positions.get(&partition).copied().unwrap_or(Position::ZERO)
+    }
+
+    /// Puts rules into the view as a later build would have stored them.
+    pub(crate) fn store_rules(&mut self, partition: PartitionId, level: u16) {
+        let key =
+            stored::Part::Rules(Position::from_raw(1)).key(&stored::entity_key(&stored::Entity::Partition(partition)));
+        let row = stored::RulesRow { level, ..stored::RulesRow::default() };
+        self.rows.insert((Table::Entities, key.into()), stored::encode_row(&row).into());
+    }
+
+    /// A command that stands in a log at this place.
+    pub(crate) fn log_at(&mut self, partition: PartitionId, position: u64, record: Record) {
+        let position = Position::from_raw(position);
+        self.positions.insert(partition, position);
+        self.input(Input::Logged(Logged { partition, position, time: self.now, record }));
+    }
+
+    /// The view answers again, beginning with what it was asked last.
+    pub(crate) fn answer_backwards(&mut self) {
+        self.silent_view = false;
+        while let Some((ticket, query)) = self.asked.pop_back() {
+            let reply = self.view_answer(&query);
+            self.input(Input::Viewed { ticket, reply });
+        }
     }
 
     /// Gives an input and performs what comes of it, until nothing does.
@@ -132,6 +164,7 @@ impl OneShard {
             Output::Reply { ticket, reply } => {
                 self.replies.insert(ticket, reply);
             }
+            Output::Stop { partition, position, reason } => self.stops.push((partition, position, reason)),
         }
     }
 
@@ -173,7 +206,7 @@ impl OneShard {
                 let rows = entities.map(|((_, key), value)| (key.clone(), value.clone())).collect();
                 let all: Vec<Bytes> = match entity {
                     stored::Entity::Conversation(id) => self.events(*id, 0, u64::MAX),
-                    stored::Entity::User(_) | stored::Entity::Account(_) => Vec::new(),
+                    stored::Entity::User(_) | stored::Entity::Account(_) | stored::Entity::Partition(_) => Vec::new(),
                 };
                 ViewReply::Entity { rows, events: all[all.len().saturating_sub(*events_max)..].to_vec() }
             }

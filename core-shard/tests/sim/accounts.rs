@@ -63,6 +63,7 @@ fn registration_survives_a_crash_wholly_or_not_at_all() {
     let (mut there, mut not_there) = (0, 0);
     for seed in 0..30 {
         let mut world = World::new(Plan::calm(seed));
+        assert!(world.run_until(Duration::from_secs(1), World::is_up));
         world.faults.log = (1_000, 20_000);
         world.request(0, register("ada"));
         world.run_for(Duration::from_micros(seed * 1_500));

@@ -188,6 +188,9 @@ impl World {
                 self.input_at(at, to, Input::Message { from, message });
             }
             Output::Reply { ticket, reply } => self.on_reply(ticket, reply),
+            Output::Stop { partition, position, reason } => {
+                self.witness.violation("M2", format!("{partition} {position}: {reason}"));
+            }
         }
     }
 
@@ -298,6 +301,11 @@ impl World {
     /// The process is started again.
     pub(crate) fn restart(&mut self) {
         if !self.alive {
+            if self.plan.relimit {
+                let limits = &mut self.plan.limits;
+                limits.members_max = u32::try_from(self.rng.faults.between(2, 6)).unwrap_or(2);
+                limits.world = self.rng.faults.chance(500);
+            }
             self.start(self.run + 1);
         }
     }

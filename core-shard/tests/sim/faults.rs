@@ -133,6 +133,8 @@ pub(crate) struct Plan {
     pub(crate) hot: bool,
     /// Bounds of the shards.
     pub(crate) limits: Limits,
+    /// Each restart is one with other rules.
+    pub(crate) relimit: bool,
     /// What goes wrong while clients act.
     pub(crate) faults: Faults,
     /// A mechanism of the core that is switched off.
@@ -154,6 +156,7 @@ impl Plan {
             pace: 1_000_000,
             hot: false,
             limits: Limits { world: false, ping_interval: Duration::from_secs(5), ..Limits::default() },
+            relimit: false,
             faults: Faults::none(),
             sabotage: None,
             log_acks_early: false,
@@ -181,6 +184,7 @@ impl Plan {
             pace: if hot { 60_000 } else { rng.between(150_000, 1_500_000) },
             hot,
             limits: draw_limits(&mut rng, devices_max),
+            relimit: rng.chance(300),
             faults,
             sabotage: None,
             log_acks_early: false,

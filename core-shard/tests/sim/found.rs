@@ -207,3 +207,25 @@ fn directory_is_answered_although_a_watch_was_given_up() {
         world.check_invariants();
     }
 }
+
+/// Goal: what was acknowledged is there after a restart with other limits (M2).
+/// Method: a join and a message that only the log has; the operator lowers `members_max` and starts again.
+#[test]
+fn an_acknowledged_join_survives_a_restart_with_a_lower_members_max() {
+    let mut world = World::new(Plan::calm(1));
+    let (ada, bob) = (world.join("ada"), world.join("bob"));
+    let conversation = world.group(group::OPEN, &[ada]);
+    world.settle();
+    world.faults.view_lag = (60_000_000, 60_000_000);
+    let joined = world.submit(bob, Op::Join { conversation });
+    assert!(world.wait_for(bob, joined));
+    let said = world.say_and_wait(bob, conversation, "acknowledged is durable");
+    let user = world.user(bob);
+    assert!([joined, said].iter().all(|request| world.witness.acks.contains_key(&(user, *request))));
+    world.crash();
+    world.faults.view_lag = (500, 20_000);
+    world.plan.limits.members_max = 1;
+    world.settle();
+    assert_eq!([joined, said].map(|request| world.stored_by(request)), [1, 1]);
+    world.check_invariants();
+}

@@ -218,6 +218,17 @@ fn silence_about_a_failed_append_is_noticed() {
     notices("M5", off(Sabotage::AppendFailureReply), play, |seed| busy(seed, |faults| faults.append_fail = 50));
 }
 
+#[test]
+fn rules_read_from_the_configuration_are_noticed() {
+    notices("M1", off(Sabotage::Rules), play, |seed| {
+        busy(seed, |faults| {
+            faults.crash = Some(Duration::from_secs(3));
+            faults.view_lag = (100_000, 3_000_000);
+        })
+        .with(|plan| plan.relimit = true)
+    });
+}
+
 /// Not of the core: the log itself lies.
 #[test]
 fn ack_before_durable_is_noticed() {

@@ -146,7 +146,7 @@ impl View {
                 events.reverse();
                 events
             }
-            Entity::User(_) | Entity::Account(_) => Vec::new(),
+            Entity::User(_) | Entity::Account(_) | Entity::Partition(_) => Vec::new(),
         };
         ViewReply::Entity { rows, events }
     }

@@ -51,6 +51,8 @@ pub enum ServeError {
         /// What failed.
         reason: String,
     },
+    /// A partition's log has something that this build must not skip; the text says what and where.
+    Stopped(String),
     /// The control plane's threads do not start.
     Runtime(io::Error),
 }
@@ -81,6 +83,10 @@ impl fmt::Display for ServeError {
             Self::StoreFailed { reason } => {
                 write!(f, "the store failed while it was read: {reason}; check the disk and start again")
             }
+            Self::Stopped(why) => write!(
+                f,
+                "the log cannot be applied: {why}. Nothing was changed; start the build that wrote it, or a later one"
+            ),
             Self::Runtime(error) => write!(f, "cannot start the control plane's threads: {error}; check ulimit -u"),
         }
     }

@@ -170,6 +170,9 @@ async fn catch_up(control: &Control, opened: &Mutex<Option<EmbeddedHandle>>) -> 
         if let Some(reason) = failure(opened) {
             return Err(ServeError::StoreFailed { reason });
         }
+        if let Some(why) = control.stopped() {
+            return Err(ServeError::Stopped(why.to_owned()));
+        }
         interval.tick().await;
     }
     Ok(())

@@ -7,9 +7,9 @@ mod turn;
 
 use std::io;
 use std::net::UdpSocket;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use quinn_proto::{EndpointConfig, ServerConfig};
@@ -35,6 +35,8 @@ pub use stepped::SteppedShard;
 pub(crate) struct Status {
     pub(crate) counters: Counters,
     caught_up: AtomicBool,
+    /// Why a partition of this shard cannot go on.
+    stopped: OnceLock<String>,
 }
 
 impl Status {
@@ -44,6 +46,16 @@ impl Status {
 
     fn set_caught_up(&self) {
         self.caught_up.store(true, Ordering::Release);
+    }
+
+    /// Why a partition of this shard cannot go on, if one cannot.
+    pub(crate) fn stopped(&self) -> Option<&str> {
+        self.stopped.get().map(String::as_str)
+    }
+
+    /// The first reason is the one to tell.
+    fn stop(&self, why: String) {
+        self.stopped.get_or_init(|| why);
     }
 }
 

@@ -154,6 +154,10 @@ impl<S: Store> Performer<S> {
                     let _ = waiting.send(reply);
                 }
             }
+            Output::Stop { partition, position, reason } => {
+                tracing::error!(%partition, %position, %reason, "a partition cannot go on");
+                self.status.stop(format!("{partition}, {position}: {reason}"));
+            }
         }
     }
 

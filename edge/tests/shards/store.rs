@@ -111,7 +111,7 @@ impl Tables {
                 let rows = rows.take_while(|(key, _)| key.starts_with(&prefix)).collect();
                 let events = match entity {
                     Entity::Conversation(id) => self.events(id, Seq::ZERO, Seq::from_raw(u64::MAX)),
-                    Entity::User(_) | Entity::Account(_) => Vec::new(),
+                    Entity::User(_) | Entity::Account(_) | Entity::Partition(_) => Vec::new(),
                 };
                 let skipped = events.len().saturating_sub(events_max);
                 ViewReply::Entity { rows, events: events[skipped..].to_vec() }

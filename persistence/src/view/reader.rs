@@ -91,7 +91,7 @@ pub(super) fn answer(view: &dyn Engine, query: &ViewQuery) -> Result<ViewReply, 
             let rows = moment.prefix(Table::Entities, &entity_key(entity)).collect::<Result<_, _>>()?;
             let events = match *entity {
                 Entity::Conversation(id) => newest_events(&*moment, id, events_max)?,
-                Entity::User(_) | Entity::Account(_) => Vec::new(),
+                Entity::User(_) | Entity::Account(_) | Entity::Partition(_) => Vec::new(),
             };
             Ok(ViewReply::Entity { rows, events })
         }
