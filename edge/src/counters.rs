@@ -113,6 +113,8 @@ counters! {
     datagram_fallbacks,
     /// Empty packets sent behind a message, so that its loss is noticed soon.
     tail_probes,
+    /// QUIC peers given up: they acknowledged nothing, or said nothing, for too long.
+    peers_given_up,
     /// Messages to other shards that found their ring full and waited.
     ring_overflows,
     /// Messages to other shards that wait for room, now.

@@ -94,6 +94,9 @@ const SHARD: &[Row<ShardCounters>] = &[
     ("handshakes_open", "QUIC handshakes in flight", Gauge, |shard| shard.handshakes_open),
     ("datagram_fallbacks", "Frames that a datagram could not carry", Counter, |shard| shard.datagram_fallbacks),
     ("tail_probes", "Empty packets sent behind a message that may be lost", Counter, |shard| shard.tail_probes),
+    ("peers_given_up", "QUIC peers that acknowledged or said nothing for too long", Counter, |shard| {
+        shard.peers_given_up
+    }),
     ("ring_overflows", "Messages to other shards that waited for room", Counter, |shard| shard.ring_overflows),
     ("ring_waiting", "Messages to other shards that wait for room", Gauge, |shard| shard.ring_waiting),
     ("appends_refused", "Commands that the log did not take", Counter, |shard| shard.appends_refused),

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn_proto::{ConnectionError, Dir, Event, ReadError, StreamEvent, StreamId, VarInt, WriteError};
+use quinn_proto::{ConnectionError, ConnectionEvent, Dir, Event, ReadError, StreamEvent, StreamId, VarInt, WriteError};
 use tern_core_shard::io::{Ending, Lane};
 use tern_protocol::client::{Hello, Ping};
 use tern_protocol::frame::{self, Frame, FrameError};
@@ -15,7 +15,7 @@ use tern_protocol::{CloseCode, SessionId};
 use super::admission::Network;
 use super::assembler::{Assembler, code_of};
 use super::config::HANDSHAKE_TIMEOUT;
-use crate::shard_thread::{Performer, Transport};
+use crate::shard_thread::{Performer, SILENCE_MAX, Transport};
 use crate::store::Store;
 
 /// From the first byte of a frame to its last. Unit: time.
@@ -24,6 +24,11 @@ pub(crate) const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Allowance for the peer's delay of acknowledgements when the last bytes before a close are given time to arrive. Unit: time.
 const ACK_DELAY: Duration = Duration::from_millis(30);
+/// Probes that a peer may leave unanswered before it is given up, as a multiple of the first one's timeout: RFC 9002 section 6.2.1 doubles
+/// it each time, 1 + 2 + 4 + 8 + 16.
+const PROBES_MAX: u32 = 31;
+/// A peer is not given up sooner, however near it is: a phone changes networks in less. Unit: time.
+const UNANSWERED_MIN: Duration = Duration::from_secs(10);
 /// Bytes read from one connection in one turn, at least; a frame that has begun is finished. Unit: bytes.
 const READ_BUDGET: usize = FRAME_SIZE_MAX;
 /// Frames read from one connection in one turn. Unit: frames.
@@ -85,6 +90,10 @@ pub(super) struct Connection {
     wants_write: bool,
     partial_until: Option<Instant>,
     last_write: Option<Instant>,
+    /// When the last packet came.
+    heard: Instant,
+    /// When something was first written after that.
+    unanswered: Option<Instant>,
     tail: Tail,
     /// When an empty packet follows what was written last.
     tail_at: Option<Instant>,
@@ -116,6 +125,8 @@ impl Connection {
             wants_write: false,
             partial_until: None,
             last_write: None,
+            heard: now,
+            unanswered: None,
             tail: Tail::default(),
             tail_at: None,
             is_listed: false,
@@ -133,6 +144,13 @@ impl Connection {
     pub(super) fn take_admitted(&mut self) -> bool {
         let ended = !matches!(self.phase, Phase::Handshake { .. });
         ended && !std::mem::replace(&mut self.is_admitted, true)
+    }
+
+    /// A packet came.
+    pub(super) fn receive(&mut self, event: ConnectionEvent, now: Instant) {
+        self.heard = now;
+        self.unanswered = None;
+        self.inner.handle_event(event);
     }
 
     /// The core has frames for it.
@@ -267,6 +285,10 @@ impl Connection {
         if self.partial_until.is_some_and(|until| until <= now) {
             self.close(CloseCode::TooSlow, performer);
         }
+        if self.phase == Phase::Open && self.give_up_at() <= now {
+            performer.status().counters.peers_given_up.add(1);
+            self.finish(CloseCode::SlowReader, Ending::Lost, performer);
+        }
         if self.tail_at.is_some_and(|at| at <= now) {
             self.tail_at = None;
             performer.status().counters.tail_probes.add(1);
@@ -274,12 +296,22 @@ impl Connection {
         }
     }
 
+    /// When a peer that says nothing is given up: what was written to it should have been acknowledged by then, and without a word a
+    /// client is never silent for so long. quinn-proto's own idle timeout begins again with the first packet that is sent.
+    fn give_up_at(&self) -> Instant {
+        let silent = self.heard + SILENCE_MAX;
+        let probe = self.inner.rtt() * 3 + ACK_DELAY;
+        let patience = (probe * PROBES_MAX).max(UNANSWERED_MIN);
+        self.unanswered.map_or(silent, |at| silent.min(at + patience))
+    }
+
     /// When this connection wants to be looked at, quinn-proto's timers included.
     pub(super) fn next_deadline(&mut self) -> Option<Instant> {
         let phase = match self.phase {
             Phase::Handshake { until } => Some(until),
             Phase::Closing { until, .. } => Some(self.close_at(until)),
-            Phase::Open | Phase::Closed => None,
+            Phase::Open => Some(self.give_up_at()),
+            Phase::Closed => None,
         };
         [self.inner.poll_timeout(), phase, self.partial_until, self.tail_at].into_iter().flatten().min()
     }
@@ -431,6 +463,7 @@ impl Connection {
             self.write_lanes(session, performer);
             let now = performer.now().instant;
             if self.last_write == Some(now) {
+                self.unanswered.get_or_insert(now);
                 self.arm_tail(now);
             }
         }

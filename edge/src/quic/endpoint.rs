@@ -402,7 +402,7 @@ impl Router<'_> {
         match self.endpoint.handle(now, remote, local_ip, ecn, data, self.packet)? {
             DatagramEvent::ConnectionEvent(ConnectionHandle(slot), event) => {
                 let connection = connection(self.connections, slot)?;
-                connection.inner.handle_event(event);
+                connection.receive(event, now);
                 self.agenda.mark(slot, &mut connection.is_listed);
                 None
             }

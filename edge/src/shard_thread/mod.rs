@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use quinn_proto::{EndpointConfig, ServerConfig};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -29,6 +30,10 @@ use crate::websocket::WebSockets;
 
 pub(crate) use performer::{Parcel, Performer, Stray, Transport};
 pub use stepped::SteppedShard;
+
+/// Silence after which a client is gone, over QUIC and WebSocket alike. Unit: time. Under a minute; a client speaks, or answers a ping, twice
+/// within it.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(55);
 
 /// What a shard shows to other threads.
 #[derive(Debug, Default)]

@@ -12,13 +12,11 @@ use tern_protocol::{CloseCode, SessionId, frame};
 use super::codec::{Decoder, Event, Outgoing, Violation, encode, encode_close};
 use crate::quic::{FLUSH_TIMEOUT, FRAME_TIMEOUT, code_of};
 use crate::runtime::Tcp;
-use crate::shard_thread::Performer;
+use crate::shard_thread::{Performer, SILENCE_MAX};
 use crate::store::Store;
 
 /// Silence after which the client is pinged. Unit: time.
 const PING_AFTER: Duration = Duration::from_secs(25);
-/// Silence after which the client is gone. Unit: time. Two missed pings, and under a minute.
-const SILENCE_MAX: Duration = Duration::from_secs(55);
 /// Pings that a client may send in [`PING_WINDOW`]. Unit: pings.
 const PINGS_MAX: u32 = 32;
 /// See [`PINGS_MAX`]. Unit: time.
