@@ -54,6 +54,8 @@ pub enum Sabotage {
     DirectoryVersion,
     /// M5: a failed append is not told to the sender.
     AppendFailureReply,
+    /// M1, M2: events that the view has beyond a conversation's head count.
+    AheadEvents,
     /// M2: commands are applied under the rules of the configuration instead of those in the log.
     Rules,
 }

@@ -5,11 +5,12 @@ mod group;
 mod message;
 mod window;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tern_protocol::command::CommandHead;
 use tern_protocol::frame::{Encode, Frame, FrameError, Kind};
+use tern_protocol::limit::DEDUP_WINDOW;
 use tern_protocol::server::{Ack, Event, Reject, event, role};
 use tern_protocol::stored::{self, ConversationRow, Entity, MemberRow, Part, standing};
 use tern_protocol::{
@@ -39,8 +40,8 @@ pub(crate) struct Conversation {
     flags: u8,
     pub(crate) title: Bytes,
     pub(crate) members: BTreeMap<UserId, Member>,
-    /// Who was removed and not invited since: may not join by themselves.
-    barred: BTreeSet<UserId>,
+    /// The standing of those who are out and have a row: it is used again when they come back.
+    former: BTreeMap<UserId, u8>,
     pub(crate) window: Window,
 }
 
@@ -124,13 +125,13 @@ impl Conversation {
             flags: 0,
             title: Bytes::new(),
             members: BTreeMap::new(),
-            barred: BTreeSet::new(),
+            former: BTreeMap::new(),
             window: Window::default(),
         }
     }
 
-    /// The state as the view has it.
-    pub(crate) fn load(id: ConversationId, rows: &[(Bytes, Bytes)], events: Vec<Bytes>) -> Result<Self, FrameError> {
+    /// The state as the view has it, but for the events: see [`Self::remember`].
+    pub(crate) fn load(id: ConversationId, rows: &[(Bytes, Bytes)]) -> Result<Self, FrameError> {
         let mut this = Self::empty(id);
         for (key, value) in rows {
             match key.strip_prefix(&this.prefix[..]).and_then(Part::parse) {
@@ -152,19 +153,33 @@ impl Conversation {
                         standing::IN => {
                             this.members.insert(user, Member { row, delivered: Seq::from_raw(row.read) });
                         }
-                        standing::BARRED => {
-                            this.barred.insert(user);
+                        out => {
+                            this.former.insert(user, out);
                         }
-                        _ => {}
                     }
                 }
                 Some(Part::Device(_) | Part::Directory(_) | Part::Rules(_)) | None => return Err(FrameError::Archive),
             }
         }
-        for frame in events {
-            this.window.push(Remembered::read(frame, this.position)?);
-        }
         Ok(this)
+    }
+
+    /// Fills the window with the newest events of the view. The view may be ahead of the main row: an event beyond the head does not exist.
+    /// Gives the range to ask for if events up to the head are lacking. `believe`: without that rule.
+    pub(crate) fn remember(&mut self, events: Vec<Bytes>, believe: bool) -> Result<Option<(Seq, Seq)>, FrameError> {
+        self.window = Window::default();
+        for frame in events {
+            let event = Remembered::read(frame, self.position, self.head)?;
+            if believe {
+                self.head = self.head.max(event.head.seq);
+            }
+            if event.head.seq <= self.head {
+                self.window.push(event);
+            }
+        }
+        let oldest = self.head.raw().saturating_sub(DEDUP_WINDOW - 1).max(1);
+        let whole = self.head == Seq::ZERO || self.window.first().is_some_and(|first| first.raw() <= oldest);
+        Ok((!whole).then_some((Seq::from_raw(oldest), self.head)))
     }
 
     /// Whether it was ever created.
@@ -174,7 +189,7 @@ impl Conversation {
 
     /// Memory it takes. Unit: bytes, estimated.
     pub(crate) fn size(&self) -> usize {
-        512 + self.members.len() * 112 + self.barred.len() * 16 + self.window.size()
+        512 + self.members.len() * 112 + self.former.len() * 24 + self.window.size()
     }
 
     /// The oldest event that this member may read.
@@ -435,6 +450,11 @@ impl Effects {
 }
 
 impl Answer {
+    /// Whether a group had no room.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Refused { code: RejectCode::GroupFull, .. })
+    }
+
     /// The frame for the session that asked.
     pub(crate) fn frame(&self, conversation: ConversationId) -> Bytes {
         match *self {

@@ -16,6 +16,8 @@ pub struct Counters {
     pub rate_limited: u64,
     /// Requests refused because a queue was full.
     pub busy: u64,
+    /// Users not taken into a group: it has as many members, or as many rows of former ones, as it may.
+    pub group_full: u64,
     /// Resumes answered from memory.
     pub resumes: u64,
     /// Resumes answered with a reset.

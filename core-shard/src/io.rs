@@ -126,9 +126,9 @@ pub struct Record {
 pub struct Logged {
     /// In which log.
     pub partition: PartitionId,
-    /// Where in it.
+    /// Where in it: ordered, not dense.
     pub position: Position,
-    /// When the log took it. Later positions of a partition never have an earlier time.
+    /// When the log took it. Later positions of a partition always have a later time.
     pub time: Timestamp,
     /// What.
     pub record: Record,
@@ -145,7 +145,8 @@ pub enum AppendFailure {
     Unknown,
 }
 
-/// A question to the view. The view may lag behind what was applied; it never lags behind [`Input::Stored`].
+/// A question to the view. The view may lag behind what was applied; it never lags behind [`Input::Stored`]. It may be ahead of what this
+/// owner has applied (of its checkpoint, or of an entity's other rows), by what an earlier owner stored: whoever asks knows how far to believe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ViewQuery {
     /// All rows whose key begins with `stored::entity_key(entity)`; for a conversation also its last events.
@@ -305,6 +306,8 @@ pub enum StopReason {
     },
     /// The view has the partition's rules, and they cannot be read.
     RulesUnreadable,
+    /// The log has come to [`Position::END`]: user ids would repeat.
+    PositionsUsedUp,
 }
 
 impl fmt::Display for StopReason {
@@ -317,6 +320,7 @@ impl fmt::Display for StopReason {
             Self::Level { needed, known } => {
                 write!(f, "rules of level {needed}; this build knows levels up to {known}")
             }
+            Self::PositionsUsedUp => f.write_str("a position at which user ids would repeat"),
             Self::RulesUnreadable => f.write_str("the stored rules cannot be read"),
         }
     }

@@ -106,7 +106,7 @@ impl Owner {
             return;
         }
         cx.counters.waiting += 1;
-        match rules::addressee(&logged.record) {
+        match rules::addressee(logged.position, &logged.record) {
             Ok(Addressee::Entity(entity)) => self.work(cx, entity, Work::Apply(logged)),
             Ok(Addressee::Partition(rules)) => self.rules_logged(cx, &logged, rules),
             Ok(Addressee::Nobody) => {
@@ -251,6 +251,7 @@ impl Owner {
             }
         }
         if let Some(answer) = &effects.answer {
+            cx.counters.group_full += u64::from(answer.is_full());
             let head = &logged.record.head;
             if head.run == cx.config.run && head.session != 0 && head.actor != 0 {
                 let joined = matches!(answer, Answer::Done { joined: true, .. }).then_some(id);

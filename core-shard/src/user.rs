@@ -21,8 +21,15 @@ pub(crate) struct User {
     pub(crate) id: UserId,
     prefix: Vec<u8>,
     pub(crate) row: UserRow,
-    devices: BTreeMap<DeviceId, DeviceRow>,
+    devices: BTreeMap<DeviceId, Device>,
     directory: BTreeMap<ConversationId, DirectoryRow>,
+}
+
+/// A logged-in device, and where its row is.
+#[derive(Debug)]
+struct Device {
+    slot: u16,
+    row: DeviceRow,
 }
 
 /// What applying one command did.
@@ -51,8 +58,11 @@ impl User {
         for (key, value) in rows {
             match key.strip_prefix(&this.prefix[..]).and_then(Part::parse) {
                 Some(Part::Main) => this.row = stored::decode_row(value)?,
-                Some(Part::Device(device)) => {
-                    this.devices.insert(device, stored::decode_row(value)?);
+                Some(Part::Device(slot)) => {
+                    let row: DeviceRow = stored::decode_row(value)?;
+                    if row.device != 0 {
+                        this.devices.insert(DeviceId::from_raw(row.device), Device { slot, row });
+                    }
                 }
                 Some(Part::Directory(conversation)) => {
                     this.directory.insert(conversation, stored::decode_row(value)?);
@@ -85,7 +95,7 @@ impl User {
 
     /// The logged-in devices, oldest first.
     pub(crate) fn device_infos(&self) -> Vec<DeviceInfo> {
-        let mut infos: Vec<DeviceInfo> = self.devices.iter().map(|(device, row)| info(*device, row)).collect();
+        let mut infos: Vec<DeviceInfo> = self.devices.iter().map(|(id, device)| info(*id, &device.row)).collect();
         infos.sort_by_key(|info| (info.created, info.device));
         infos
     }
@@ -178,23 +188,23 @@ impl User {
         let device = DeviceId::from_raw(f.device.to_native());
         let most = usize::from(f.devices_max.to_native()).max(1);
         while self.devices.len() >= most && !self.devices.contains_key(&device) {
-            let oldest = self.devices.iter().min_by_key(|(id, row)| (row.used, **id)).map(|(id, _)| *id);
+            let oldest = self.devices.iter().min_by_key(|(id, device)| (device.row.used, **id)).map(|(id, _)| *id);
             let Some(oldest) = oldest else { break };
             self.close_device(oldest, out);
         }
-        self.devices.insert(
-            device,
-            DeviceRow {
-                created: at.time.raw(),
-                used: at.time.raw(),
-                generation: 1,
-                secret: f.secret,
-                before: [0; 32],
-                attempt: 0,
-                name: f.name.to_vec(),
-            },
-        );
-        self.write_device(device, out);
+        let slot = self.devices.get(&device).map_or_else(|| self.free_slot(), |open| open.slot);
+        let row = DeviceRow {
+            device: device.raw(),
+            created: at.time.raw(),
+            used: at.time.raw(),
+            generation: 1,
+            secret: f.secret,
+            before: [0; 32],
+            attempt: 0,
+            name: f.name.to_vec(),
+        };
+        self.write_device(slot, &row, out);
+        self.devices.insert(device, Device { slot, row });
         Reply::DeviceOpened
     }
 
@@ -203,16 +213,16 @@ impl User {
     fn rotate_device(&mut self, at: At<'_>, f: &ArchivedRotateDevice, out: &mut UserEffects) -> Reply {
         let device = DeviceId::from_raw(f.device.to_native());
         let (generation, attempt) = (f.generation.to_native(), f.attempt.to_native());
-        let Some(row) = self.devices.get_mut(&device) else { return Reply::Refused };
+        let Some(Device { slot, row }) = self.devices.get_mut(&device) else { return Reply::Refused };
         if generation == row.generation && f.secret == row.secret {
             row.before = row.secret;
             row.secret = f.successor;
             row.generation += 1;
             row.attempt = attempt;
             row.used = at.time.raw();
-            let generation = row.generation;
-            self.write_device(device, out);
-            return Reply::Rotated { generation };
+            let (slot, row) = (*slot, row.clone());
+            self.write_device(slot, &row, out);
+            return Reply::Rotated { generation: row.generation };
         }
         if generation + 1 == row.generation && f.secret == row.before && attempt == row.attempt {
             return Reply::Rotated { generation: row.generation };
@@ -224,15 +234,21 @@ impl User {
     }
 
     fn close_device(&mut self, device: DeviceId, out: &mut UserEffects) {
-        if self.devices.remove(&device).is_some() {
-            self.write_device(device, out);
+        if let Some(Device { slot, .. }) = self.devices.remove(&device) {
+            self.write_device(slot, &DeviceRow::default(), out);
             out.closed.push(device);
         }
     }
 
-    fn write_device(&self, device: DeviceId, out: &mut UserEffects) {
-        let value = self.devices.get(&device).map(|row| stored::encode_row(row).into());
-        out.rows.push(Row { table: Table::Entities, key: Part::Device(device).key(&self.prefix).into(), value });
+    /// The first slot without a device.
+    fn free_slot(&self) -> u16 {
+        let is_free = |slot: &u16| self.devices.values().all(|device| device.slot != *slot);
+        (0..u16::MAX).find(is_free).unwrap_or(u16::MAX)
+    }
+
+    fn write_device(&self, slot: u16, row: &DeviceRow, out: &mut UserEffects) {
+        let (key, value) = (Part::Device(slot).key(&self.prefix).into(), Some(stored::encode_row(row).into()));
+        out.rows.push(Row { table: Table::Entities, key, value });
     }
 
     /// Last command applied.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tern_protocol::command::CommandHead;
 use tern_protocol::stored::{
-    AccountRow, ConversationRow, DeviceRow, DirectoryRow, MemberRow, ROW_VERSION, UserRow, encode_row,
+    AccountRow, ConversationRow, DeviceRow, DirectoryRow, MemberRow, StoredRow, UserRow, encode_row,
 };
 
 fn main() -> std::io::Result<()> {
@@ -33,7 +33,7 @@ fn main() -> std::io::Result<()> {
     write("row", "device", &encode_row(&DeviceRow { name: b"phone".to_vec(), ..Default::default() }))?;
     write("row", "directory", &encode_row(&DirectoryRow::default()))?;
     write("row", "account", &encode_row(&AccountRow { password: b"$argon2id$".to_vec(), ..Default::default() }))?;
-    write("row", "empty", &[ROW_VERSION])
+    write("row", "empty", &[UserRow::VERSION])
 }
 
 /// A masked binary message in two fragments with a ping between them, cut into reads of three bytes.

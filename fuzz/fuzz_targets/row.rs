@@ -19,6 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
         stored::DeviceRow,
         stored::DirectoryRow,
         stored::AccountRow,
+        stored::RulesRow,
     );
     if let Some(part) = Part::parse(bytes) {
         assert_eq!(part.key(b""), bytes);

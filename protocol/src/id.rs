@@ -57,7 +57,7 @@ id!(
     /// One ordered log. Every conversation, user and account name hashes to one.
     PartitionId(u16), "partition_");
 id!(
-    /// Place of a command in its partition's log, from 1.
+    /// Place of a command in its partition's log. Later commands have higher ones; a log may leave some out, so differences mean nothing.
     Position(u64), "position_");
 id!(
     /// One core of one node: owns partitions, holds sessions.
@@ -83,13 +83,29 @@ impl Seq {
 impl Position {
     /// Before the first command.
     pub const ZERO: Self = Self(0);
+    /// No log reaches this: a user id keeps 46 bits of the position that it is made of.
+    pub const END: Self = Self(1 << 46);
+    /// Commands of one record, in a log whose records hold several. Unit: commands.
+    pub const RECORD_MAX: u16 = 1 << RECORD_INDEX_BITS;
 
-    /// The place after this one.
+    /// The place after this one, in a log without records.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// Place of a command in a log of records: the record's number in the upper 34 bits, the command's index in it in the lower 12. Ordered
+    /// as the log is, and not dense. `None` where two commands would get one place: such a log, or such a record, must be refused.
+    #[must_use]
+    pub const fn in_record(record: u64, index: u16) -> Option<Self> {
+        if record >= Self::END.0 >> RECORD_INDEX_BITS || index >= Self::RECORD_MAX {
+            return None;
+        }
+        Some(Self(record << RECORD_INDEX_BITS | index as u64))
+    }
 }
+
+const RECORD_INDEX_BITS: u32 = 12;
 
 impl Timestamp {
     /// The epoch.
@@ -227,6 +243,28 @@ mod tests {
         assert_eq!(ConversationId::direct(a, b).kind(), Some(ConversationKind::Direct(b, a)));
         assert_eq!(ConversationId::direct(a, b).peer_of(a), Some(b));
         assert_eq!(ConversationId::direct(a, b).peer_of(UserId::from_raw(5)), None);
+    }
+
+    #[test]
+    fn places_in_records_are_ordered_and_no_two_are_one() {
+        let at = |record, index| Position::in_record(record, index);
+        assert_eq!(at(0, 0), Some(Position::ZERO));
+        assert_eq!(at(0, 4095).map(Position::next), at(1, 0));
+        assert_eq!(at(0, 4096), None);
+        assert_eq!(at((1 << 34) - 1, 4095).map(Position::next), Some(Position::END));
+        assert_eq!(at(1 << 34, 0), None);
+        assert_eq!(at(u64::MAX, 0), None);
+    }
+
+    #[test]
+    fn every_place_of_a_log_makes_another_user() {
+        let user = |partition, position| UserId::at(PartitionId(partition), Position(position));
+        let last = Position::END.0 - 1;
+        assert_eq!(user(3, last).raw() & (Position::END.0 - 1), last);
+        assert_ne!(user(3, last), user(4, last));
+        assert!(user(0x3fff, last).is_valid());
+        // Why nothing is applied there: it would be the user of position 1 again.
+        assert_eq!(user(3, Position::END.0 + 1), user(3, 1));
     }
 
     #[test]

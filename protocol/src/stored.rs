@@ -6,10 +6,41 @@ use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 use crate::frame::{FrameError, FrameSerializer, FrameValidator};
-use crate::id::{ConversationId, DeviceId, PartitionId, Position, Seq, UserId};
+use crate::id::{ConversationId, PartitionId, Position, Seq, UserId};
 
-/// First byte of every row. A row of another version is refused, not guessed at.
-pub const ROW_VERSION: u8 = 1;
+/// A row type. Its version is the first byte of every row of it; types count apart. A change of a layout is a new version with a pure step
+/// from the one before, so that a row of any earlier version becomes today's by a chain of steps, and is written anew when it next changes.
+pub trait StoredRow: Sized {
+    /// What this build writes.
+    const VERSION: u8;
+
+    /// Reads the archive of a row of an earlier version.
+    ///
+    /// # Errors
+    /// A version from which no step leads here, or an archive that does not validate.
+    fn from_older(version: u8, archive: &[u8]) -> Result<Self, FrameError>;
+}
+
+/// Declares [`StoredRow`]: `row!(Type, 1)` for a first version, `row!(Type, 2, step, Before)` for one that `step` makes of the one before.
+macro_rules! row {
+    ($name:ident, $version:literal) => {
+        impl StoredRow for $name {
+            const VERSION: u8 = $version;
+            fn from_older(version: u8, _archive: &[u8]) -> Result<Self, FrameError> {
+                Err(FrameError::Version(version))
+            }
+        }
+    };
+    ($name:ident, $version:literal, $step:path, $before:ident) => {
+        const _: () = assert!($version == <$before as StoredRow>::VERSION + 1, "one step at a time");
+        impl StoredRow for $name {
+            const VERSION: u8 = $version;
+            fn from_older(version: u8, archive: &[u8]) -> Result<Self, FrameError> {
+                decode_version::<$before>(version, archive).map($step)
+            }
+        }
+    };
+}
 
 /// A conversation's own state. Key: [`entity_key`] + `b'm'`.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
@@ -33,6 +64,7 @@ pub struct ConversationRow {
     /// Group title.
     pub title: Vec<u8>,
 }
+row!(ConversationRow, 1);
 
 /// One member of a conversation, or one who was. Key: [`entity_key`] + `b'u'` + user. Kept after leaving.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,6 +82,7 @@ pub struct MemberRow {
     /// See [`standing`].
     pub standing: u8,
 }
+row!(MemberRow, 1);
 
 /// Values of [`MemberRow::standing`].
 pub mod standing {
@@ -73,10 +106,14 @@ pub struct UserRow {
     /// Display name.
     pub display: Vec<u8>,
 }
+row!(UserRow, 1);
 
-/// A logged-in device. Key: [`entity_key`] + `b'd'` + device.
+/// A place for a logged-in device. Key: [`entity_key`] + `b'd'` + slot. A closed device's slot is free and is used again: a user never has
+/// more of these rows than devices that were logged in at once.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeviceRow {
+    /// Which device; 0: the slot is free.
+    pub device: u64,
     /// When it logged in. Unit: microseconds since 1970.
     pub created: u64,
     /// When its refresh token was last exchanged.
@@ -92,6 +129,7 @@ pub struct DeviceRow {
     /// What the person calls it.
     pub name: Vec<u8>,
 }
+row!(DeviceRow, 1);
 
 /// One conversation of a user. Key: [`entity_key`] + `b'c'` + conversation. Kept after leaving, so that late news of joining is recognised.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,6 +139,7 @@ pub struct DirectoryRow {
     /// 1 in, 0 out.
     pub joined: u8,
 }
+row!(DirectoryRow, 1);
 
 /// An account name and who has it. Key: [`entity_key`].
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
@@ -112,6 +151,7 @@ pub struct AccountRow {
     /// PHC string.
     pub password: Vec<u8>,
 }
+row!(AccountRow, 1);
 
 /// Rules of a partition from one place of its log on. Key: [`entity_key`] + `b'r'` + position of the command that set them. Rows of
 /// earlier rules stay: a command between two of them is applied under the first one also when it is applied again.
@@ -124,6 +164,7 @@ pub struct RulesRow {
     /// Whether new users enter the world room: 1 yes, 0 no.
     pub world: u8,
 }
+row!(RulesRow, 1);
 
 /// An entity: what a partition's state is divided into, and what is loaded and dropped as one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,8 +197,8 @@ pub enum Part {
     Main,
     /// [`MemberRow`].
     Member(UserId),
-    /// [`DeviceRow`].
-    Device(DeviceId),
+    /// [`DeviceRow`], by slot.
+    Device(u16),
     /// [`DirectoryRow`].
     Directory(ConversationId),
     /// [`RulesRow`].
@@ -171,7 +212,7 @@ impl Part {
         match self {
             Self::Main => [prefix, b"m"].concat(),
             Self::Member(user) => [prefix, b"u", &user.raw().to_be_bytes()].concat(),
-            Self::Device(device) => [prefix, b"d", &device.raw().to_be_bytes()].concat(),
+            Self::Device(slot) => [prefix, b"d", &slot.to_be_bytes()].concat(),
             Self::Directory(id) => [prefix, b"c", &id.raw().to_be_bytes()].concat(),
             Self::Rules(position) => [prefix, b"r", &position.raw().to_be_bytes()].concat(),
         }
@@ -183,7 +224,7 @@ impl Part {
         match rest {
             b"m" => Some(Self::Main),
             [b'u', id @ ..] => Some(Self::Member(UserId::from_raw(u64::from_be_bytes(id.try_into().ok()?)))),
-            [b'd', id @ ..] => Some(Self::Device(DeviceId::from_raw(u64::from_be_bytes(id.try_into().ok()?)))),
+            [b'd', slot @ ..] => Some(Self::Device(u16::from_be_bytes(slot.try_into().ok()?))),
             [b'c', id @ ..] => {
                 Some(Self::Directory(ConversationId::from_raw(u128::from_be_bytes(id.try_into().ok()?))))
             }
@@ -207,26 +248,39 @@ pub fn event_key(conversation: ConversationId, seq: Seq) -> [u8; 24] {
 #[must_use]
 pub fn encode_row<R>(row: &R) -> Vec<u8>
 where
-    R: for<'a> Serialize<FrameSerializer<'a>>,
+    R: StoredRow + for<'a> Serialize<FrameSerializer<'a>>,
 {
-    rkyv::api::high::to_bytes_in::<_, Failure>(row, vec![ROW_VERSION]).expect("writing to a Vec cannot fail")
+    rkyv::api::high::to_bytes_in::<_, Failure>(row, vec![R::VERSION]).expect("writing to a Vec cannot fail")
 }
 
-/// Reads a row.
+/// Reads a row of this version or an earlier one.
 ///
 /// # Errors
-/// Another version, or an archive that does not validate: the store is damaged or newer than this build.
+/// A version that is later or too old, or an archive that does not validate: the store is damaged, or needs another build.
 pub fn decode_row<R>(bytes: &[u8]) -> Result<R, FrameError>
 where
-    R: Archive,
+    R: StoredRow + Archive,
     R::Archived: Portable
         + for<'a> CheckBytes<FrameValidator<'a>>
         + Deserialize<R, rkyv::rancor::Strategy<rkyv::de::Pool, Failure>>,
 {
     match bytes {
-        [ROW_VERSION, archive @ ..] => rkyv::from_bytes::<R, Failure>(archive).map_err(|_| FrameError::Archive),
-        [version, ..] => Err(FrameError::Version(*version)),
+        [version, archive @ ..] => decode_version(*version, archive),
         [] => Err(FrameError::Length(0)),
+    }
+}
+
+fn decode_version<R>(version: u8, archive: &[u8]) -> Result<R, FrameError>
+where
+    R: StoredRow + Archive,
+    R::Archived: Portable
+        + for<'a> CheckBytes<FrameValidator<'a>>
+        + Deserialize<R, rkyv::rancor::Strategy<rkyv::de::Pool, Failure>>,
+{
+    match version {
+        version if version == R::VERSION => rkyv::from_bytes::<R, Failure>(archive).map_err(|_| FrameError::Archive),
+        version if version < R::VERSION => R::from_older(version, archive),
+        later => Err(FrameError::Version(later)),
     }
 }
 
@@ -239,13 +293,56 @@ mod tests {
         let entity = entity_key(&Entity::User(UserId::from_raw(5)));
         let directory = Part::Directory(ConversationId::WORLD);
         let rules = Part::Rules(Position::from_raw(7));
-        for part in [Part::Main, Part::Device(DeviceId::from_raw(3)), directory, rules] {
+        for part in [Part::Main, Part::Device(3), directory, rules] {
             let key = part.key(&entity);
             assert_eq!(key.strip_prefix(&entity[..]).and_then(Part::parse), Some(part));
         }
         let row = UserRow { position: 1, user_seq: 2, name: b"ada".to_vec(), display: b"Ada".to_vec() };
         assert_eq!(decode_row::<UserRow>(&encode_row(&row)), Ok(row));
         assert_eq!(decode_row::<UserRow>(&[9, 1, 2]), Err(FrameError::Version(9)));
+    }
+
+    #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+    struct First {
+        name: Vec<u8>,
+    }
+    row!(First, 1);
+
+    #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+    struct Second {
+        name: Vec<u8>,
+        size: u32,
+    }
+    row!(Second, 2, Second::of, First);
+
+    #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+    struct Third {
+        size: u64,
+    }
+    row!(Third, 3, Third::of, Second);
+
+    impl Second {
+        fn of(first: First) -> Self {
+            Self { size: 3, name: first.name }
+        }
+    }
+
+    impl Third {
+        fn of(second: Second) -> Self {
+            Self { size: u64::from(second.size) + second.name.len() as u64 }
+        }
+    }
+
+    #[test]
+    fn a_row_of_any_earlier_version_is_brought_to_the_newest_step_by_step() {
+        let first = encode_row(&First { name: b"ab".to_vec() });
+        assert_eq!(first.first(), Some(&1));
+        assert_eq!(decode_row::<Second>(&first), Ok(Second { name: b"ab".to_vec(), size: 3 }));
+        assert_eq!(decode_row::<Third>(&first), Ok(Third { size: 5 }));
+        assert_eq!(decode_row::<Third>(&encode_row(&Second { name: Vec::new(), size: 9 })), Ok(Third { size: 9 }));
+        assert_eq!(decode_row::<Second>(&encode_row(&Third { size: 1 })), Err(FrameError::Version(3)));
+        assert_eq!(decode_row::<Third>(&[0, 1, 2]), Err(FrameError::Version(0)));
+        assert_eq!(decode_row::<Third>(&[1, 0xff]), Err(FrameError::Archive));
     }
 
     #[test]

@@ -8,6 +8,10 @@ use tern_protocol::{ConversationId, ConversationKind, RejectCode, RequestId, Seq
 use super::{At, Conversation, Effects, Member, NewEvent, Outcome};
 use crate::config::Sabotage;
 
+/// Rows of present and former members that a group may have, as a multiple of `members_max`. Unit: rows a member. A group is loaded whole:
+/// beyond this it takes only those who have a row, until its rows are compacted.
+const ROWS_PER_MEMBER_MAX: usize = 4;
+
 impl Conversation {
     pub(super) fn open_direct(
         &mut self,
@@ -78,10 +82,10 @@ impl Conversation {
             return Ok((Seq::from_raw(member.row.join), self.time_of(Seq::from_raw(member.row.join))));
         }
         let open = self.is_group() && self.exists() && self.flags & client::group::OPEN != 0;
-        if (!open || self.barred.contains(&actor)) && at.config.has(Sabotage::Permission) {
+        if (!open || self.former.get(&actor) == Some(&standing::BARRED)) && at.config.has(Sabotage::Permission) {
             return Err(RejectCode::NotFound);
         }
-        self.room_for(at, 1)?;
+        self.room_for(at, &[actor])?;
         // Whoever comes into a group that everybody has left owns it.
         let role = if self.members.is_empty() { role::OWNER } else { role::MEMBER };
         self.add_next(at, actor, role, out);
@@ -141,7 +145,7 @@ impl Conversation {
         users.sort_unstable();
         users.dedup();
         users.retain(|user| !self.members.contains_key(user));
-        self.room_for(at, users.len())?;
+        self.room_for(at, &users)?;
         let mut done = (self.head, self.head_time);
         for user in users {
             self.add_next(at, user, role::MEMBER, out);
@@ -233,16 +237,14 @@ impl Conversation {
 
     fn insert(&mut self, at: At<'_>, user: UserId, row: MemberRow, out: &mut Effects) {
         self.members.insert(user, Member { row, delivered: Seq::ZERO });
-        self.barred.remove(&user);
+        self.former.remove(&user);
         self.write_member(user, &row, out);
         out.set_directory(at, self.id, user, true);
     }
 
     fn remove(&mut self, at: At<'_>, user: UserId, standing: u8, out: &mut Effects) {
         let Some(member) = self.members.remove(&user) else { return };
-        if standing == standing::BARRED {
-            self.barred.insert(user);
-        }
+        self.former.insert(user, standing);
         self.write_member(user, &MemberRow { standing, ..member.row }, out);
         out.set_directory(at, self.id, user, false);
     }
@@ -278,8 +280,12 @@ impl Conversation {
         self.append(at, actor, request, NewEvent { kind, subject, role, ..NewEvent::EMPTY }, out)
     }
 
-    fn room_for(&self, at: At<'_>, users: usize) -> Result<(), RejectCode> {
-        let full = self.members.len() + users > at.rules.members_max as usize;
+    /// Whether these users, none of them a member, may come in.
+    fn room_for(&self, at: At<'_>, users: &[UserId]) -> Result<(), RejectCode> {
+        let most = at.rules.members_max as usize;
+        let members = self.members.len() + users.len();
+        let rows = members + self.former.len() - users.iter().filter(|user| self.former.contains_key(user)).count();
+        let full = members > most || rows > most.saturating_mul(ROWS_PER_MEMBER_MAX);
         if full && !matches!(self.id.kind(), Some(ConversationKind::World)) {
             Err(RejectCode::GroupFull)
         } else {

@@ -38,8 +38,8 @@ pub(crate) struct Remembered {
 }
 
 impl Remembered {
-    /// Reads an event that the view kept.
-    pub(crate) fn read(bytes: Bytes, position: Position) -> Result<Self, FrameError> {
+    /// Reads an event that the view kept. One that was revised beyond the head was not revised yet, though its earlier body is gone.
+    pub(crate) fn read(bytes: Bytes, position: Position, known: Seq) -> Result<Self, FrameError> {
         let event = frame::decode::<Event<'_>>(&bytes)?;
         let head = EventHead {
             seq: Seq::from_raw(event.seq.to_native()),
@@ -53,13 +53,14 @@ impl Remembered {
             members: 0,
         };
         let revised = event.revised.to_native() != 0;
+        let ahead = event.revised.to_native() > known.raw();
         let mentions = event.mentions.iter().map(|user| user.to_native());
         let print = fingerprint(event.kind, event.content, event.target.to_native(), mentions, &event.body);
         Ok(Self {
             position,
             head,
             request: RequestId::from_raw(event.request.to_native()),
-            content: event.content,
+            content: if ahead { content::TEXT } else { event.content },
             fingerprint: (!revised).then_some(print),
             frame: bytes,
         })

@@ -13,6 +13,7 @@ use tern_protocol::{PartitionId, Position, Seq};
 use super::questions::Page;
 use super::{Waiting, Work};
 use crate::account::Account;
+use crate::config::Sabotage;
 use crate::context::{Context, Timer};
 use crate::conversation::{Conversation, Remembered};
 use crate::io::{Order, Output, ViewError, ViewQuery, ViewReply};
@@ -65,8 +66,17 @@ enum Slot {
 enum Fetching {
     Entity(Entity),
     Event(Entity, Seq),
+    /// The newest events up to the head of a conversation whose rows are here.
+    Window(Box<Conversation>, Seq, Seq),
     Page(Box<Page>),
     Rules(PartitionId),
+}
+
+/// Which answer with events it is.
+#[derive(Debug, Clone, Copy)]
+enum Fill {
+    First,
+    Last,
 }
 
 /// What an answer of the view made possible.
@@ -160,6 +170,13 @@ impl Cache {
             }
             Fetching::Event(Entity::User(_) | Entity::Account(_) | Entity::Partition(_), _) => return,
             Fetching::Rules(partition) => ViewQuery::Entity { entity: Entity::Partition(*partition), events_max: 0 },
+            Fetching::Window(conversation, from, to) => ViewQuery::Events {
+                conversation: conversation.id,
+                from: *from,
+                to: *to,
+                size_max: usize::MAX,
+                order: Order::OldestFirst,
+            },
             Fetching::Page(page) => ViewQuery::Events {
                 conversation: page.conversation,
                 from: page.from,
@@ -181,15 +198,17 @@ impl Cache {
             (Fetching::Page(page), Ok(ViewReply::Entity { .. })) => Fetch::Page(page, Err(ViewError::Failed)),
             (Fetching::Page(page), Err(error)) => Fetch::Page(page, Err(error)),
             (Fetching::Rules(partition), Ok(ViewReply::Entity { rows, .. })) => Fetch::Rules(partition, rows),
-            (Fetching::Entity(entity), Ok(ViewReply::Entity { rows, events })) => match load(&entity, &rows, events) {
-                Ok(state) => {
-                    let loaded = state.position();
-                    self.ready(cx, entity, Held { state, loaded }, None)
-                }
+            (Fetching::Entity(entity), Ok(ViewReply::Entity { rows, events })) => match load(&entity, &rows) {
+                Ok(State::Conversation(conversation)) => self.fill(cx, conversation, events, Fill::First),
+                Ok(state) => self.loaded(cx, entity, state),
                 Err(_) => self.fail(cx, Fetching::Entity(entity)),
             },
+            (Fetching::Window(conversation, ..), Ok(ViewReply::Events(events))) => {
+                self.fill(cx, conversation, events, Fill::Last)
+            }
             (Fetching::Event(entity, seq), Ok(ViewReply::Events(events))) => {
-                let event = events.into_iter().next().map(|frame| Remembered::read(frame, Position::ZERO));
+                let head = self.head_of(&entity);
+                let event = events.into_iter().next().map(|frame| Remembered::read(frame, Position::ZERO, head));
                 match (event, self.slots.get_mut(&entity)) {
                     (Some(Ok(event)), Some(Slot::Loading { held, .. })) if event.head.seq == seq => match held.take() {
                         Some(held) => self.ready(cx, entity, held, Some(event)),
@@ -199,6 +218,35 @@ impl Cache {
                 }
             }
             (fetching, _) => self.fail(cx, fetching),
+        }
+    }
+
+    /// Takes events for a conversation whose rows are here. The newest ones of the view may all be ahead of it: then it is asked once more.
+    fn fill(&mut self, cx: &mut Context, mut conversation: Box<Conversation>, events: Vec<Bytes>, fill: Fill) -> Fetch {
+        let entity = Entity::Conversation(conversation.id);
+        let believe = !cx.config.has(Sabotage::AheadEvents);
+        match (conversation.remember(events, believe), fill) {
+            (Ok(None), _) => self.loaded(cx, entity, State::Conversation(conversation)),
+            (Ok(Some((from, to))), Fill::First) => {
+                self.fetch(cx, Fetching::Window(conversation, from, to));
+                Fetch::Nothing
+            }
+            (Ok(Some(_)), Fill::Last) | (Err(_), _) => self.fail(cx, Fetching::Entity(entity)),
+        }
+    }
+
+    fn loaded(&mut self, cx: &mut Context, entity: Entity, state: State) -> Fetch {
+        let loaded = state.position();
+        self.ready(cx, entity, Held { state, loaded }, None)
+    }
+
+    /// The head of a conversation that waits for an old event.
+    fn head_of(&self, entity: &Entity) -> Seq {
+        match self.slots.get(entity) {
+            Some(Slot::Loading { held: Some(Held { state: State::Conversation(conversation), .. }), .. }) => {
+                conversation.head
+            }
+            _ => Seq::ZERO,
         }
     }
 
@@ -283,9 +331,9 @@ impl State {
     }
 }
 
-fn load(entity: &Entity, rows: &[(Bytes, Bytes)], events: Vec<Bytes>) -> Result<State, FrameError> {
+fn load(entity: &Entity, rows: &[(Bytes, Bytes)]) -> Result<State, FrameError> {
     Ok(match entity {
-        Entity::Conversation(id) => State::Conversation(Box::new(Conversation::load(*id, rows, events)?)),
+        Entity::Conversation(id) => State::Conversation(Box::new(Conversation::load(*id, rows)?)),
         Entity::User(id) => State::User(Box::new(User::load(*id, rows)?)),
         Entity::Account(name) => State::Account(Box::new(Account::load(name.clone(), rows)?)),
         // Read with `Fetching::Rules`: no command is for a partition as an entity.

@@ -4,7 +4,7 @@
 use tern_protocol::command::{self, CommandHead};
 use tern_protocol::frame::{self, Frame, Kind};
 use tern_protocol::stored::Entity;
-use tern_protocol::{PartitionId, UserId, client};
+use tern_protocol::{PartitionId, Position, UserId, client};
 
 use super::{EMISSION_RETRY, Owner, ids_of_frame};
 use crate::context::{Context, Timer};
@@ -97,8 +97,11 @@ impl Owner {
 /// Whom a command is for.
 ///
 /// # Errors
-/// When this build does not know the kind: applying would have to skip it.
-pub(super) fn addressee(record: &Record) -> Result<Addressee, StopReason> {
+/// When this build does not know the kind: applying would have to skip it. At the end of all positions.
+pub(super) fn addressee(position: Position, record: &Record) -> Result<Addressee, StopReason> {
+    if position >= Position::END {
+        return Err(StopReason::PositionsUsedUp);
+    }
     let (kind, archive) = match frame::open(&record.frame) {
         Ok(opened) => opened,
         Err(frame::FrameError::Version(version)) => return Err(StopReason::FrameVersion(version)),

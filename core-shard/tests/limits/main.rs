@@ -1,6 +1,7 @@
 //! Every limit of a shard, hit; every refusal, seen; always that only its cause is affected. One shard, frame by frame.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod ahead;
 mod cache;
 mod groups;
 mod news;

@@ -44,6 +44,10 @@ pub(crate) struct OneShard {
     pub(crate) lagging_view: BTreeSet<PartitionId>,
     /// The view answers every question with this.
     pub(crate) broken_view: Option<ViewError>,
+    /// The view takes events, and neither other rows nor checkpoints.
+    pub(crate) torn_view: bool,
+    /// What was logged meanwhile: handed over again by the next start.
+    torn: Vec<Logged>,
     /// Partitions that cannot go on.
     pub(crate) stops: Vec<(PartitionId, Position, StopReason)>,
     pub(crate) closed: BTreeMap<SessionId, CloseCode>,
@@ -68,6 +72,8 @@ impl OneShard {
             asked: VecDeque::new(),
             lagging_view: BTreeSet::new(),
             broken_view: None,
+            torn_view: false,
+            torn: Vec::new(),
             stops: Vec::new(),
             closed: BTreeMap::new(),
             replies: BTreeMap::new(),
@@ -81,6 +87,10 @@ impl OneShard {
     pub(crate) fn restart(&mut self, limits: Limits) {
         self.run += 1;
         self.shard = Shard::new(config(self.run, self.now, limits));
+        self.torn_view = false;
+        for logged in std::mem::take(&mut self.torn) {
+            self.input(Input::Logged(logged));
+        }
         self.input(Input::CaughtUp);
     }
 
@@ -151,6 +161,11 @@ impl OneShard {
                 }
             }
             Output::Store { partition, .. } if self.lagging_view.contains(&partition) => {}
+            Output::Store { rows, .. } if self.torn_view => {
+                for row in rows.into_iter().filter(|row| row.table == Table::Events) {
+                    self.rows.extend(row.value.map(|value| ((row.table, row.key), value)));
+                }
+            }
             Output::Store { partition, position, rows } => {
                 for row in rows {
                     match row.value {
@@ -172,7 +187,11 @@ impl OneShard {
         self.logged += 1;
         let position = self.positions.entry(partition).or_default();
         *position = position.next();
-        Input::Logged(Logged { partition, position: *position, time: self.now, record })
+        let logged = Logged { partition, position: *position, time: self.now, record };
+        if self.torn_view {
+            self.torn.push(logged.clone());
+        }
+        Input::Logged(logged)
     }
 
     /// The view answers what it was asked, and from now on.

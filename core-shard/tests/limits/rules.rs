@@ -4,7 +4,7 @@ use tern_core_shard::io::{Record, StopReason};
 use tern_core_shard::{LEVEL, Limits};
 use tern_protocol::command::{CommandHead, SetRules};
 use tern_protocol::placement::Placement;
-use tern_protocol::{ConversationId, PartitionId, RejectCode, RequestId, client, frame};
+use tern_protocol::{ConversationId, PartitionId, Position, RejectCode, RequestId, client, frame};
 
 use crate::one_shard::{OneShard, acks, rejects, text};
 use crate::{fast, pair};
@@ -110,4 +110,18 @@ fn gaps_between_positions_do_not_stop_a_partition() {
     world.answer_backwards();
     assert!(world.shard.is_caught_up());
     assert_eq!(world.shard.counters().waiting, 0);
+}
+
+/// Goal: no two users get one id, however long a log runs.
+#[test]
+fn a_partition_stops_at_the_end_of_all_positions() {
+    let mut world = OneShard::new(fast());
+    let ada = world.user("ada");
+    let (partition, end) = (PartitionId::from_raw(0), Position::END);
+    let head = CommandHead { actor: ada.raw(), ..CommandHead::default() };
+    let record = Record { head, frame: frame::to_vec(&client::OpenDirect { request: 1, user: ada.raw() }).into() };
+    world.log_at(partition, end.raw() - 1, record.clone());
+    assert!(world.stops.is_empty());
+    world.log_at(partition, end.raw(), record);
+    assert_eq!(world.stops, [(partition, end, StopReason::PositionsUsedUp)]);
 }

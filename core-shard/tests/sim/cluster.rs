@@ -6,7 +6,7 @@ use std::time::Duration;
 use tern_core_shard::io::{AppendFailure, Claims, Input, Output, Reply, Request, ViewError};
 use tern_core_shard::message::{Message, ToSessions};
 use tern_core_shard::{Shard, ShardConfig};
-use tern_protocol::{DeviceId, PartitionId, Position, ShardId, Timestamp, UserId};
+use tern_protocol::{DeviceId, PartitionId, ShardId, Timestamp, UserId};
 
 use crate::client::Device;
 use crate::faults::Faults;
@@ -58,7 +58,7 @@ impl World {
             let checkpoint = self.view.checkpoint(partition);
             self.replayed_to.insert(partition, checkpoint);
             let overlap = self.rng.faults.between(0, self.faults.replay_overlap);
-            let from = Position::from_raw(checkpoint.raw().saturating_sub(overlap));
+            let from = self.log.before(partition, checkpoint, overlap);
             replay.push(self.log.after(partition, from).cloned().collect::<std::collections::VecDeque<_>>());
         }
         // Partitions come in any order, each of them in its own.
@@ -287,7 +287,7 @@ impl World {
         self.alive = false;
         self.shards.clear();
         self.log.crash(now);
-        self.view.crash();
+        self.view.crash(self.plan.ahead);
         self.logged_clock.fill(now);
         self.lose_connections();
         let asked: Vec<_> = std::mem::take(&mut self.tickets).into_values().collect();

@@ -135,6 +135,8 @@ pub(crate) struct Plan {
     pub(crate) limits: Limits,
     /// Each restart is one with other rules.
     pub(crate) relimit: bool,
+    /// A crash leaves events in the view that are beyond their conversation's head.
+    pub(crate) ahead: bool,
     /// What goes wrong while clients act.
     pub(crate) faults: Faults,
     /// A mechanism of the core that is switched off.
@@ -157,6 +159,7 @@ impl Plan {
             hot: false,
             limits: Limits { world: false, ping_interval: Duration::from_secs(5), ..Limits::default() },
             relimit: false,
+            ahead: false,
             faults: Faults::none(),
             sabotage: None,
             log_acks_early: false,
@@ -185,6 +188,7 @@ impl Plan {
             hot,
             limits: draw_limits(&mut rng, devices_max),
             relimit: rng.chance(300),
+            ahead: rng.chance(300),
             faults,
             sabotage: None,
             log_acks_early: false,

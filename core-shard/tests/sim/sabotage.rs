@@ -219,6 +219,17 @@ fn silence_about_a_failed_append_is_noticed() {
 }
 
 #[test]
+fn events_beyond_the_head_are_noticed_when_they_count() {
+    notices("M1", off(Sabotage::AheadEvents), play, |seed| {
+        busy(seed, |faults| {
+            faults.crash = Some(Duration::from_secs(3));
+            faults.view_lag = (100_000, 3_000_000);
+        })
+        .with(|plan| plan.ahead = true)
+    });
+}
+
+#[test]
 fn rules_read_from_the_configuration_are_noticed() {
     notices("M1", off(Sabotage::Rules), play, |seed| {
         busy(seed, |faults| {

@@ -29,14 +29,15 @@ struct Tables {
 }
 
 impl Tables {
+    fn write(&mut self, row: Row) {
+        match row.value {
+            Some(value) => self.rows.insert((row.table, row.key), value),
+            None => self.rows.remove(&(row.table, row.key)),
+        };
+    }
+
     fn apply(&mut self, batch: &Batch) {
-        for row in &batch.rows {
-            let key = (row.table, row.key.clone());
-            match &row.value {
-                Some(value) => self.rows.insert(key, value.clone()),
-                None => self.rows.remove(&key),
-            };
-        }
+        batch.rows.iter().for_each(|row| self.write(row.clone()));
         let checkpoint = self.checkpoints.entry(batch.partition).or_insert(Position::ZERO);
         *checkpoint = batch.position.max(*checkpoint);
     }
@@ -100,11 +101,19 @@ impl View {
         }
     }
 
-    /// Keeps what is synced and a random beginning of the rest.
-    pub(crate) fn crash(&mut self) {
+    /// Keeps what is synced and a random beginning of the rest; `ahead`: and the events of some of what follows, as an owner leaves it whose
+    /// tables are written apart.
+    pub(crate) fn crash(&mut self, ahead: bool) {
         let kept = self.rng.index(self.unsynced.len() + 1);
-        self.unsynced.truncate(kept);
+        let mut lost = self.unsynced.split_off(kept);
         self.sync();
+        if ahead {
+            lost.extend(self.queue.drain(..));
+            lost.truncate(self.rng.index(lost.len() + 1));
+            for row in lost.into_iter().flat_map(|batch| batch.rows).filter(|row| row.table == Table::Events) {
+                self.synced.write(row);
+            }
+        }
         self.current = self.synced.clone();
         self.queue.clear();
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tern_core_shard::io::{Order, Row, ViewQuery, ViewReply};
 use tern_protocol::stored::{Entity, Part, entity_key};
-use tern_protocol::{ConversationId, DeviceId, PartitionId, Seq, UserId};
+use tern_protocol::{ConversationId, PartitionId, Seq, UserId};
 
 use crate::conformance::world::{Place, World, event, record, row};
 use crate::conformance::{Backend, End};
@@ -32,7 +32,7 @@ pub fn rows_can_be_read_once_stored<B: Backend>(backend: &B) {
     let place = Place::new("stored");
     let user = Entity::User(UserId::from_raw(9));
     let prefix = entity_key(&user);
-    let (main, device) = (Part::Main.key(&prefix), Part::Device(DeviceId::from_raw(4)).key(&prefix));
+    let (main, device) = (Part::Main.key(&prefix), Part::Device(4).key(&prefix));
     let mut world = World::open_caught_up(backend, &place.0, 4, 2);
     world.append_all(0, PARTITION, 5);
     assert_eq!(entity(&mut world, user.clone(), 10), (Vec::new(), Vec::new()), "nothing is there yet");
