@@ -16,7 +16,7 @@ const P: PartitionId = PartitionId::from_raw(0);
 /// So small that a run flushes and compacts many times. Unit: bytes.
 const MEMTABLE_SIZE: u64 = 64 * 1024;
 /// Commits between two syncs. Unit: commits.
-const SYNC_EVERY: u64 = 7;
+const SYNC_EVERY: u64 = 23;
 /// Keys of entities that are written again and again. Unit: keys.
 const ENTITIES: u64 = 40;
 
@@ -82,7 +82,7 @@ pub fn check(directory: &Path, synced: u64) -> Result<u64, String> {
     let moment = view.moment();
     let mut found = BTreeMap::new();
     for table in [Table::Events, Table::Entities] {
-        for row in moment.range(table, &[], &[0xff; 16], Order::OldestFirst) {
+        for row in moment.range(table, &[0, 0], &[0xff; 16], Order::OldestFirst) {
             let (key, value) = row.map_err(|error| format!("a row cannot be read: {error}"))?;
             found.insert((table, key), value);
         }

@@ -19,6 +19,15 @@ use crate::view::tail;
 pub(crate) const WORKERS: usize = 2;
 const FORMAT_KEY: &[u8] = b"format";
 const PARTITIONS_KEY: &[u8] = b"partitions";
+/// In events and entities: which of them it is. Shorter than the key of any row.
+const NAME_KEY: &[u8] = &[0];
+
+/// Whether a database must have all its keyspaces already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    There,
+    ToBeMade,
+}
 
 /// The open database.
 pub(crate) struct Lsm {
@@ -36,7 +45,7 @@ impl Lsm {
         if !directory.try_exists().map_err(OpenError::io(&directory, "look for it"))? {
             Self::create(config, &directory)?;
         }
-        Self::open_at(config, directory, workers)
+        Self::open_at(config, directory, workers, Parts::There)
     }
 
     /// Makes an empty one under another name, and gives it its own when all of it is durable: fjall does not open what a crash left of
@@ -49,13 +58,13 @@ impl Lsm {
             }
             Ok(()) | Err(_) => {}
         }
-        drop(Self::open_at(config, draft.clone(), 0)?);
+        drop(Self::open_at(config, draft.clone(), 0, Parts::ToBeMade)?);
         sync_tree(&draft).map_err(OpenError::io(&draft, "sync the new view"))?;
         std::fs::rename(&draft, directory).map_err(OpenError::io(directory, "give the new view its name"))?;
         sync_directory(&config.directory)
     }
 
-    fn open_at(config: &EmbeddedConfig, directory: PathBuf, workers: usize) -> Result<Self, OpenError> {
+    fn open_at(config: &EmbeddedConfig, directory: PathBuf, workers: usize, parts: Parts) -> Result<Self, OpenError> {
         let failed = |source| OpenError::View { directory: directory.clone(), source, journal: Journal::Partial };
         let kept = tail::cut(&directory)?;
         let database = Database::builder(&directory)
@@ -64,6 +73,11 @@ impl Lsm {
             .worker_threads_unchecked(workers)
             .open()
             .map_err(failed)?;
+        if parts == Parts::There && ["events", "entities", "meta"].iter().any(|name| !database.keyspace_exists(name)) {
+            // Opening it would make it anew, and empty.
+            let reason = "a part of the view is missing";
+            return Err(OpenError::Malformed { file: directory.join("keyspaces"), reason });
+        }
         let options = || KeyspaceCreateOptions::default().max_memtable_size(config.view_memtable_size);
         let open = |name| database.keyspace(name, options).map_err(failed);
         let (events, entities, meta) = (open("events")?, open("entities")?, open("meta")?);
@@ -112,13 +126,16 @@ impl Lsm {
                 let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
                 batch.insert(&self.meta, FORMAT_KEY, u64::from(FORMAT).to_le_bytes());
                 batch.insert(&self.meta, PARTITIONS_KEY, u64::from(partitions).to_le_bytes());
+                for keyspace in [&self.events, &self.entities] {
+                    batch.insert(keyspace, NAME_KEY, keyspace.name().as_bytes());
+                }
                 batch.commit().map_err(|source| OpenError::View { directory: file, source, journal: Journal::Partial })
             }
             (Some(found), _) if found > u64::from(FORMAT) => {
                 let found = u32::try_from(found).unwrap_or(u32::MAX);
                 Err(OpenError::NewerFormat { file, found, supported: FORMAT })
             }
-            (Some(_), Some(stored)) if stored == u64::from(partitions) => Ok(()),
+            (Some(_), Some(stored)) if stored == u64::from(partitions) => self.check_names(),
             (Some(_), Some(stored)) => {
                 let stored = u16::try_from(stored).unwrap_or(u16::MAX);
                 Err(OpenError::PartitionsDiffer { file, stored, configured: partitions })
@@ -127,6 +144,20 @@ impl Lsm {
                 Err(OpenError::Malformed { file, reason: "the view says only half of what it is" })
             }
         }
+    }
+
+    /// Every keyspace says which it is.
+    fn check_names(&self) -> Result<(), OpenError> {
+        for keyspace in [&self.events, &self.entities] {
+            let failed =
+                |source| OpenError::View { directory: self.directory.clone(), source, journal: Journal::Partial };
+            let name = keyspace.get(NAME_KEY).map_err(failed)?;
+            if name.is_none_or(|name| name[..] != *keyspace.name().as_bytes()) {
+                let reason = "another part of the view is in the place of this one";
+                return Err(OpenError::Malformed { file: keyspace.path().into(), reason });
+            }
+        }
+        Ok(())
     }
 
     /// Per partition, up to which position it has been applied.

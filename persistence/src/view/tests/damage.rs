@@ -110,3 +110,29 @@ fn a_table_whose_last_block_is_damaged_is_named_at_the_start() {
     assert!(matches!(&error, OpenError::ViewDamaged { file, .. } if *file == table), "{error}");
     assert!(error.to_string().contains(table.to_str().unwrap()), "{error}");
 }
+
+#[test]
+fn a_keyspace_that_is_lost_or_exchanged_is_missed() {
+    for exchanged in [false, true] {
+        let (rig, place) = (Rig::new(), Place::new("keyspaces"));
+        let table = store_with_a_table(&rig, &place.0);
+        let keyspaces = place.0.join("view/keyspaces");
+        let events = table.parent().and_then(Path::parent).unwrap().to_path_buf();
+        if exchanged {
+            let view = Lsm::open(&rig.config(&place.0, PARTITIONS, 1), WORKERS).unwrap();
+            view.flush(Table::Entities);
+            let entities = view.table_files(Table::Entities).remove(0);
+            drop(view);
+            let entities = entities.parent().and_then(Path::parent).unwrap();
+            std::fs::rename(&events, keyspaces.join("9")).unwrap();
+            std::fs::rename(entities, &events).unwrap();
+            std::fs::rename(keyspaces.join("9"), entities).unwrap();
+        } else {
+            std::fs::remove_dir_all(&events).unwrap();
+        }
+        for _ in 0..2 {
+            let text = rig.try_open(&place.0).unwrap_err().to_string();
+            assert!(text.contains("keyspaces") && text.contains("part of the view"), "exchanged: {exchanged}: {text}");
+        }
+    }
+}

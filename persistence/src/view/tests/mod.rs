@@ -52,7 +52,7 @@ fn rows(engine: &dyn Engine) -> BTreeMap<(Table, Bytes), Bytes> {
     let mut all = BTreeMap::new();
     for table in [Table::Events, Table::Entities] {
         for order in [Order::OldestFirst, Order::NewestFirst] {
-            for row in moment.range(table, &[], &[0xff; 64], order) {
+            for row in moment.range(table, &[0, 0], &[0xff; 64], order) {
                 let (key, value) = row.unwrap();
                 all.insert((table, key), value);
             }

@@ -159,7 +159,7 @@ fn command(partition: u16, position: u64, rng: &mut Rng) -> StoreRows {
     let value = (0..size).map(|_| rng.next() as u8).collect();
     let room = ConversationId::from_raw(u128::from(partition) + 1);
     let mut rows = vec![put(Table::Events, &event_key(room, Seq::from_raw(position)), value)];
-    let key = [partition as u8, rng.below(4) as u8];
+    let key = [1, partition as u8, rng.below(4) as u8];
     match rng.below(4) {
         0 => rows.push(Row { value: None, ..put(Table::Entities, &key, Vec::new()) }),
         1 => rows.push(put(Table::Entities, &key, position.to_be_bytes().to_vec())),

@@ -54,10 +54,10 @@ fn a_whole_journal_is_read_to_its_end() {
         // Small and large, compressible or not, several in a batch, and removals.
         let value = (0..position * 97 % 9000).map(|at| (at * position * 31) as u8).collect();
         let mut batch = one(position, value);
-        batch.rows.push(put(Table::Entities, &[position as u8], vec![b'z'; position as usize * 60]));
+        batch.rows.push(put(Table::Entities, &[1, position as u8], vec![b'z'; position as usize * 60]));
         batch
             .rows
-            .push(tern_core_shard::io::Row { value: None, ..put(Table::Entities, &[position as u8 / 2], vec![]) });
+            .push(tern_core_shard::io::Row { value: None, ..put(Table::Entities, &[1, position as u8 / 2], vec![]) });
         view.commit(batch).unwrap();
     }
     drop(view);
