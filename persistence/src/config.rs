@@ -6,9 +6,13 @@ use std::time::Duration;
 use tern_protocol::limit::{FRAME_SIZE_MAX, SHARD_COUNT_MAX};
 use tern_protocol::placement::{PARTITION_COUNT_DEFAULT, PARTITION_COUNT_MAX};
 
+use crate::sabotage::Mechanisms;
+#[cfg(feature = "sabotage")]
+use crate::sabotage::Sabotage;
+
 /// What journal and view write in one piece, and the smallest segment. Unit: bytes. Of the file system and of `O_DIRECT`.
 pub(crate) const PAGE_SIZE: usize = 4096;
-/// Largest `batch_size_max`. Unit: bytes. Recovery wipes as much behind the end of the journal, so it is fixed.
+/// Largest `batch_size_max`. Unit: bytes. Recovery reads no more for one batch, whatever its header says.
 pub(crate) const BATCH_SIZE_LIMIT: usize = 4 * 1024 * 1024;
 /// Smallest `batch_size_max`. Unit: bytes. The largest record must fit, and the opening of a segment.
 pub(crate) const BATCH_SIZE_MIN: usize = 128 * 1024;
@@ -70,6 +74,9 @@ pub struct EmbeddedConfig {
     pub commit_slow: Duration,
     /// Longest that [`crate::EmbeddedHandle::shutdown`] waits. Unit: time. Default 20 s.
     pub shutdown_timeout: Duration,
+    /// The one mechanism that is switched off, so that a test can show that the simulation notices.
+    #[cfg(feature = "sabotage")]
+    pub sabotage: Option<Sabotage>,
 }
 
 impl EmbeddedConfig {
@@ -101,6 +108,15 @@ impl EmbeddedConfig {
             free_space_min: 256 * 1024 * 1024,
             commit_slow: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(20),
+            #[cfg(feature = "sabotage")]
+            sabotage: None,
+        }
+    }
+
+    pub(crate) const fn mechanisms(&self) -> Mechanisms {
+        Mechanisms {
+            #[cfg(feature = "sabotage")]
+            off: self.sabotage,
         }
     }
 

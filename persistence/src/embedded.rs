@@ -1,6 +1,6 @@
 //! Opens the store and closes it: checks, recovers, starts the threads, gives each shard its end. Decides nothing while it runs.
 
-use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -12,12 +12,14 @@ use tern_protocol::placement::Placement;
 
 use crate::config::EmbeddedConfig;
 use crate::error::{Journal, OpenError, ShutdownError};
-use crate::identity::{Identity, lock, sync_directory};
-use crate::journal::disk::Disk;
+use crate::files::{Files, Lock, Machine};
+use crate::identity::{Identity, lock};
 use crate::journal::segments::Synced;
-use crate::journal::{JournalLane, RecoveryReport, Writer, recover};
+use crate::journal::{self, JournalLane, Preparer, RecoveryReport, Writer, recover};
+use crate::sabotage::Mechanisms;
 use crate::status::{Counters, Health, Status};
 use crate::store::{Ends, ShardLimits, ShardStore};
+use crate::turns::{Turns, Waker, drive};
 use crate::view::{self, Reader, ReaderLane, ViewLane, ViewWriter};
 use crate::watch::Watch;
 
@@ -45,50 +47,33 @@ pub struct Embedded {
 /// # Errors
 /// See [`OpenError`]: each says what to do. Nothing that was acknowledged has been changed.
 pub fn open(config: EmbeddedConfig, bells: Vec<Bell>) -> Result<Embedded, OpenError> {
-    open_on(config, bells, Disk::default())
+    open_on(config, bells, &(Arc::new(Machine) as Arc<dyn Files>))
 }
 
-/// [`open`] on a disk that tests can break.
+/// [`open`] on files that tests can break.
 #[expect(clippy::needless_pass_by_value, reason = "the store keeps what it needs of them")]
-pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> Result<Embedded, OpenError> {
+pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, files: &Arc<dyn Files>) -> Result<Embedded, OpenError> {
     let fault = config.fault();
     let fault = fault.or((bells.len() != usize::from(config.shards)).then_some(("bells", "one per shard")));
     if let Some((field, range)) = fault {
         return Err(OpenError::Config { field, range });
     }
-    let directory = &config.directory;
-    let lock = lock(directory)?;
-    let mut identity = Identity::open(directory, config.partitions)?;
-    if !identity.made {
-        begin_again(directory)?;
-    }
-    let journal = directory.join("journal");
-    let beside_journal =
-        |error: OpenError| error.beside(|| journal_is_whole(&journal, config.partitions, identity.key));
-    let (view, applied) = view::open(&config).map_err(beside_journal)?;
-    std::fs::create_dir_all(&journal).map_err(OpenError::io(&journal, "create it"))?;
-    sync_directory(directory)?;
-    let recovered = recover(&journal, &applied, identity.key)?;
-    if identity.made && recovered.live.is_empty() {
-        return Err(OpenError::JournalMissing { directory: journal });
-    }
-    let status = Arc::new(Status::new(config.shards, config.commit_slow));
-    let synced = Arc::new(Synced::new(&applied));
-    let (lanes, halves) = lanes(&config, &bells);
-    let mut writer =
-        Writer::new(&config, identity.key, recovered, disk, lanes.journal, Arc::clone(&synced), Arc::clone(&status))?;
+    let key = RandomState::new().hash_one(&config.directory);
+    let open_view = |key| {
+        let journal = config.directory.join("journal");
+        view::open(&config)
+            .map_err(|error| error.beside(|| journal_is_whole(&**files, &journal, config.partitions, key)))
+    };
+    let parts = Parts::open(&config, &bells, files, key, open_view)?;
+    let Parts { lock, view, applied, status, synced, writer, preparer, lanes, halves } = parts;
     let report = writer.report();
     log_report(&report);
-    if !identity.made {
-        writer.begin()?;
-        identity.finish(directory)?;
-    }
-    let watch = Watch::new(directory, config.free_space_min, Arc::clone(&status))?;
+    let watch = Watch::new(&config.directory, config.free_space_min, Arc::clone(&status))?;
 
-    let start = |name, body| Running::start(name, body).map_err(OpenError::io(directory, "start a thread"));
-    let journal = start("tern-journal", Box::new(move || writer.run()))?;
-    let (status_of_view, thread) = (Arc::clone(&status), journal.thread.clone());
-    let view_writer = ViewWriter::new(view.clone(), applied, lanes.view, &config, synced, status_of_view, thread);
+    let start = |name, body| Running::start(name, body).map_err(OpenError::io(&config.directory, "start a thread"));
+    let journal = start("tern-journal", takes_turns(writer, &status.journal))?;
+    let preparer = start("tern-journal-z", takes_turns(preparer, &status.preparer))?;
+    let view_writer = ViewWriter::new(view.clone(), applied, lanes.view, &config, synced, Arc::clone(&status));
     let view_writing = start("tern-view-w", Box::new(move || view_writer.run()))?;
     status.view_bell.belongs_to(view_writing.thread.clone());
     let watch = start("tern-watch", Box::new(move || watch.run()))?;
@@ -97,44 +82,76 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, disk: Disk) -> R
         let reader = Reader { view: view.clone(), status: Arc::clone(&status), lanes };
         readers.push(start("tern-view-r", Box::new(move || reader.run()))?);
     }
-    let limits = ShardLimits {
-        placement: Placement::new(config.partitions, config.shards),
-        append_queue_size_max: config.append_queue_size_max,
-        store_queue_size_max: config.store_queue_size_max,
-        store_queue_len_max: config.store_queue_len_max,
-        query_queue_len_max: config.query_queue_len_max,
-    };
     let mut stores = Vec::new();
     for (shard, half) in halves.into_iter().enumerate() {
         let Some(reader) = readers.get(shard % readers.len().max(1)) else { break };
-        let ends = half.into_ends(journal.thread.clone(), reader.thread.clone());
-        stores.push(ShardStore::new(shard, Arc::clone(&status), ends, limits));
+        stores.push(half.into_store(shard, &config, &status, reader.thread.clone()));
     }
-    let mut threads = vec![journal, view_writing, watch];
+    let mut threads = vec![journal, preparer, view_writing, watch];
     threads.append(&mut readers);
     let handle = EmbeddedHandle { status, threads, timeout: config.shutdown_timeout, lock: Some(lock) };
     Ok(Embedded { stores, handle, report })
 }
 
 /// Removes what an interrupted first start left: nothing of it was ever acknowledged.
-fn begin_again(directory: &Path) -> Result<(), OpenError> {
+fn begin_again(files: &dyn Files, directory: &Path) -> Result<(), OpenError> {
     for name in ["journal", "view"] {
         let path = directory.join(name);
-        match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(OpenError::io(path, "remove what an interrupted first start left")(error));
-            }
-            _ => {}
-        }
+        files.remove_all(&path).map_err(OpenError::io(&path, "remove what an interrupted first start left"))?;
     }
     Ok(())
 }
 
 /// Whether the journal has every command since the beginning, so that it could be applied to an empty view.
-fn journal_is_whole(journal: &Path, partitions: u16, key: u64) -> Journal {
-    match recover(journal, &vec![0; usize::from(partitions)], key) {
+fn journal_is_whole(files: &dyn Files, journal: &Path, partitions: u16, key: u64) -> Journal {
+    match recover(files, journal, &vec![0; usize::from(partitions)], key, Mechanisms::default()) {
         Ok(recovered) if !recovered.live.is_empty() => Journal::Whole,
         Ok(_) | Err(_) => Journal::Partial,
+    }
+}
+
+/// An open store whose threads do not run yet.
+pub(crate) struct Parts<V> {
+    pub(crate) lock: Lock,
+    pub(crate) view: V,
+    /// Per partition what the view has.
+    pub(crate) applied: Vec<u64>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) synced: Arc<Synced>,
+    pub(crate) writer: Writer,
+    pub(crate) preparer: Preparer,
+    pub(crate) lanes: Lanes,
+    pub(crate) halves: Vec<Half>,
+}
+
+impl<V> Parts<V> {
+    /// Opens everything in the order in which each can rely on what was opened before. `key`: of a journal that is created; the view
+    /// is told the one that holds.
+    pub(crate) fn open(
+        config: &EmbeddedConfig,
+        bells: &[Bell],
+        files: &Arc<dyn Files>,
+        key: u64,
+        open_view: impl FnOnce(u64) -> Result<(V, Vec<u64>), OpenError>,
+    ) -> Result<Self, OpenError> {
+        let lock = lock(&**files, &config.directory)?;
+        let wanted = Identity { partitions: config.partitions, key, made: false };
+        let mut identity = Identity::open(&**files, &config.directory, wanted, config.mechanisms())?;
+        if !identity.made {
+            begin_again(&**files, &config.directory)?;
+        }
+        let (view, applied) = open_view(identity.key)?;
+        let status = Arc::new(Status::new(config.shards, config.commit_slow));
+        let synced = Arc::new(Synced::new(&applied));
+        let (mut lanes, halves) = lanes(config, bells);
+        let of_journal = std::mem::take(&mut lanes.journal);
+        let (mut writer, preparer) =
+            journal::open(files, config, identity, &applied, of_journal, Arc::clone(&synced), &status)?;
+        if !identity.made {
+            writer.begin()?;
+            identity.finish(&**files, &config.directory)?;
+        }
+        Ok(Self { lock, view, applied, status, synced, writer, preparer, lanes, halves })
     }
 }
 
@@ -155,17 +172,17 @@ fn log_report(report: &RecoveryReport) {
 }
 
 /// The threads' ends of all queues.
-struct Lanes {
+pub(crate) struct Lanes {
     journal: Vec<JournalLane>,
-    view: Vec<ViewLane>,
+    pub(crate) view: Vec<ViewLane>,
     /// Per reader thread.
     readers: Vec<Vec<ReaderLane>>,
 }
 
 /// One shard's ends, before the threads run.
-struct Half {
-    appends: rtrb::Producer<crate::journal::Append>,
-    journal: rtrb::Consumer<crate::journal::FromJournal>,
+pub(crate) struct Half {
+    appends: rtrb::Producer<journal::Append>,
+    journal: rtrb::Consumer<journal::FromJournal>,
     stores: rtrb::Producer<crate::store::StoreRows>,
     stored: rtrb::Consumer<crate::store::StoredUpTo>,
     questions: rtrb::Producer<crate::store::Question>,
@@ -173,9 +190,23 @@ struct Half {
 }
 
 impl Half {
-    fn into_ends(self, journal_thread: Thread, reader_thread: Thread) -> Ends {
+    pub(crate) fn into_store(
+        self,
+        shard: usize,
+        config: &EmbeddedConfig,
+        status: &Arc<Status>,
+        reader_thread: Thread,
+    ) -> ShardStore {
         let Self { appends, journal, stores, stored, questions, answers } = self;
-        Ends { appends, journal, stores, stored, questions, answers, journal_thread, reader_thread }
+        let ends = Ends { appends, journal, stores, stored, questions, answers, reader_thread };
+        let limits = ShardLimits {
+            placement: Placement::new(config.partitions, config.shards),
+            append_queue_size_max: config.append_queue_size_max,
+            store_queue_size_max: config.store_queue_size_max,
+            store_queue_len_max: config.store_queue_len_max,
+            query_queue_len_max: config.query_queue_len_max,
+        };
+        ShardStore::new(shard, Arc::clone(status), ends, limits)
     }
 }
 
@@ -204,6 +235,12 @@ fn lanes(config: &EmbeddedConfig, bells: &[Bell]) -> (Lanes, Vec<Half>) {
 
 /// What a thread does, and what it says at its end.
 type Body = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
+/// The body of a thread that takes turns.
+fn takes_turns(mut turns: impl Turns + 'static, waker: &Waker) -> Body {
+    let waker = waker.clone();
+    Box::new(move || drive(&mut turns, &waker))
+}
 
 /// A thread of the store.
 #[derive(Debug)]
@@ -257,7 +294,7 @@ pub struct EmbeddedHandle {
     status: Arc<Status>,
     threads: Vec<Running>,
     timeout: Duration,
-    lock: Option<File>,
+    lock: Option<Lock>,
 }
 
 impl EmbeddedHandle {

@@ -2,17 +2,18 @@
 //! it has been made. Written twice: when the creation begins, and when it is done. From then on nothing that is missing is made anew.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::hash::{BuildHasher as _, RandomState};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::OpenError;
+use crate::files::{Files, How, Lock, read_range};
 use crate::journal::batch::owner;
+use crate::sabotage::{Mechanisms, Sabotage};
 
 /// The newest format of the directory that this build reads, and the one it writes.
 pub(crate) const FORMAT: u32 = 1;
 const NAME: &str = "identity";
+/// Most of the file that is read; it is written with less than a tenth. Unit: bytes.
+const SIZE_MAX: usize = 4096;
 
 /// What is fixed when a directory is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,70 +34,78 @@ pub fn name(directory: &Path) -> Option<u64> {
     Some(owner(identity.key))
 }
 
-/// Takes the directory for this process until the file is dropped.
-pub(crate) fn lock(directory: &Path) -> Result<File, OpenError> {
-    std::fs::create_dir_all(directory).map_err(OpenError::io(directory, "create the data directory"))?;
+/// Takes the directory for this process until the lock is dropped.
+pub(crate) fn lock(files: &dyn Files, directory: &Path) -> Result<Lock, OpenError> {
+    files.make_directory(directory).map_err(OpenError::io(directory, "create the data directory"))?;
     let path = directory.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(OpenError::io(&path, "open the lock file"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { file: path }),
-        Err(TryLockError::Error(source)) => Err(OpenError::Io { file: path, doing: "lock it", source }),
-    }
+    let lock = files.lock(&path).map_err(OpenError::io(&path, "lock it"))?;
+    lock.ok_or(OpenError::Locked { file: path })
 }
 
 impl Identity {
-    /// Reads the directory's identity and compares; makes one for an empty directory.
-    pub(crate) fn open(directory: &Path, partitions: u16) -> Result<Self, OpenError> {
+    /// Reads the directory's identity and compares it with the wanted one, all but the key; an empty directory becomes the wanted one.
+    pub(crate) fn open(
+        files: &dyn Files,
+        directory: &Path,
+        wanted: Self,
+        mechanisms: Mechanisms,
+    ) -> Result<Self, OpenError> {
         let path = directory.join(NAME);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Self::create(directory, partitions),
-            Err(source) => return Err(OpenError::Io { file: path, doing: "read it", source }),
-        };
+        if !files.exists(&path).map_err(OpenError::io(&path, "look for it"))? {
+            return Self::create(files, directory, wanted, mechanisms);
+        }
+        let file = files.open(&path, How::Read).map_err(OpenError::io(&path, "open it"))?;
+        let text = read_range(&*file, 0, SIZE_MAX).map_err(OpenError::io(&path, "read it"))?;
+        let text = String::from_utf8_lossy(&text);
         let found = Self::parse(&text, &path)?;
-        if found.partitions != partitions {
-            return Err(OpenError::PartitionsDiffer { file: path, stored: found.partitions, configured: partitions });
+        // Whoever made it may have died before its name was durable, and data without an identity is refused.
+        if mechanisms.has(Sabotage::NamesAtStart) {
+            sync_directory(files, directory)?;
+        }
+        if found.partitions != wanted.partitions {
+            return Err(OpenError::PartitionsDiffer {
+                file: path,
+                stored: found.partitions,
+                configured: wanted.partitions,
+            });
         }
         Ok(found)
     }
 
-    fn create(directory: &Path, partitions: u16) -> Result<Self, OpenError> {
+    fn create(files: &dyn Files, directory: &Path, wanted: Self, mechanisms: Mechanisms) -> Result<Self, OpenError> {
         for name in ["journal", "view"] {
-            if directory.join(name).exists() {
+            let data = directory.join(name);
+            if files.exists(&data).map_err(OpenError::io(&data, "look for it"))? {
                 let file = directory.join(NAME);
                 return Err(OpenError::Malformed { file, reason: "missing, although the directory has data" });
             }
         }
-        // The hasher's keys come from the operating system's randomness.
-        let begun = Self { partitions, key: RandomState::new().hash_one(directory), made: false };
-        begun.write(directory)?;
+        if mechanisms.has(Sabotage::NamesAbove) {
+            sync_above(files, directory)?;
+        }
+        let begun = Self { made: false, ..wanted };
+        begun.write(files, directory)?;
         Ok(begun)
     }
 
     /// Says durably that journal and view are there.
-    pub(crate) fn finish(&mut self, directory: &Path) -> Result<(), OpenError> {
+    pub(crate) fn finish(&mut self, files: &dyn Files, directory: &Path) -> Result<(), OpenError> {
         self.made = true;
-        self.write(directory)
+        self.write(files, directory)
     }
 
-    fn write(&self, directory: &Path) -> Result<(), OpenError> {
+    fn write(&self, files: &dyn Files, directory: &Path) -> Result<(), OpenError> {
         let mut text = String::from("# Belongs to the data in this directory. Never edit or copy it alone.\n");
         let Self { partitions, key, made } = self;
         let text_of = format_args!("format = {FORMAT}\npartitions = {partitions}\nkey = {key:016x}\nmade = {made}\n");
         text.write_fmt(text_of).expect("a String takes all");
         let draft = directory.join("identity.new");
         let place = directory.join(NAME);
-        let mut file = File::create(&draft).map_err(OpenError::io(&draft, "create it"))?;
-        file.write_all(text.as_bytes()).map_err(OpenError::io(&draft, "write it"))?;
+        let file = files.open(&draft, How::New).map_err(OpenError::io(&draft, "create it"))?;
+        file.write_at(text.as_bytes(), 0).map_err(OpenError::io(&draft, "write it"))?;
         file.sync_all().map_err(OpenError::io(&draft, "sync it"))?;
-        std::fs::rename(&draft, &place).map_err(OpenError::io(&place, "move it into place"))?;
-        sync_directory(directory)
+        files.rename(&draft, &place).map_err(OpenError::io(&place, "move it into place"))?;
+        sync_directory(files, directory)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, OpenError> {
@@ -124,9 +133,22 @@ impl Identity {
     }
 }
 
-/// Makes a created or renamed file's name durable.
-pub(crate) fn sync_directory(directory: &Path) -> Result<(), OpenError> {
-    File::open(directory).and_then(|file| file.sync_all()).map_err(OpenError::io(directory, "sync the directory"))
+/// Makes the directory's own name durable, and those above it. Which of them this start or an interrupted one has created is not
+/// known, so it is done for all until there is an identity; one that must not be read was made by somebody else.
+fn sync_above(files: &dyn Files, directory: &Path) -> Result<(), OpenError> {
+    for above in directory.ancestors().skip(1) {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        match sync_directory(files, above) {
+            Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(files: &dyn Files, directory: &Path) -> Result<(), OpenError> {
+    files.sync_directory(directory).map_err(OpenError::io(directory, "sync the directory"))
 }
 
 #[cfg(test)]

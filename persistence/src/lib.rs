@@ -7,10 +7,15 @@ mod config;
 pub mod conformance;
 mod embedded;
 mod error;
+mod files;
 mod identity;
 mod journal;
+mod sabotage;
+#[cfg(all(test, feature = "sabotage"))]
+mod simulation;
 mod status;
 mod store;
+mod turns;
 mod view;
 mod watch;
 
@@ -19,6 +24,8 @@ pub use embedded::{Bell, Embedded, EmbeddedHandle, open};
 pub use error::{Journal, OpenError, ShutdownError};
 pub use identity::name;
 pub use journal::{Cut, RecoveryReport};
+#[cfg(feature = "sabotage")]
+pub use sabotage::Sabotage;
 pub use status::{Counters, Health, State};
 pub use store::{ShardStore, StoreCounters};
 #[cfg(feature = "conformance")]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::turns::Waker;
 use crate::view::Doorbell;
 
 /// Damaged places that are named: a disk that loses more has been named often enough. Unit: places.
@@ -137,6 +138,10 @@ pub(crate) struct Status {
     pub(crate) journal_wants_room: AtomicBool,
     /// The journal is out of segments: a checkpoint of the view would free some.
     pub(crate) journal_wants_segment: AtomicBool,
+    /// Wakes the journal.
+    pub(crate) journal: Waker,
+    /// Wakes what makes segments.
+    pub(crate) preparer: Waker,
     /// Wakes the view's writer.
     pub(crate) view_bell: Doorbell,
     wait: AtomicU8,
@@ -198,6 +203,8 @@ impl Status {
             queues: (0..shards).map(|_| Queues::default()).collect(),
             journal_wants_room: AtomicBool::new(false),
             journal_wants_segment: AtomicBool::new(false),
+            journal: Waker::default(),
+            preparer: Waker::default(),
             view_bell: Doorbell::default(),
             wait: AtomicU8::new(Wait::None as u8),
             space_low: AtomicBool::new(false),

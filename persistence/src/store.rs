@@ -52,7 +52,6 @@ pub(crate) struct Ends {
     pub(crate) stored: Consumer<StoredUpTo>,
     pub(crate) questions: Producer<Question>,
     pub(crate) answers: Consumer<Answer>,
-    pub(crate) journal_thread: Thread,
     pub(crate) reader_thread: Thread,
 }
 
@@ -227,7 +226,7 @@ impl ShardStore {
         let due = std::mem::take(&mut self.due);
         let room = due.popped && self.status.journal_wants_room.swap(false, SeqCst);
         if due.journal || room {
-            self.ends.journal_thread.unpark();
+            self.status.journal.wake();
         }
         if due.view {
             self.status.view_bell.rows_wait(self.view_is_behind());

@@ -7,6 +7,8 @@ use crate::tidy;
 const SWARM_SEEDS: &str = "200";
 /// Images of power cuts in each run; by hand it opens 10,000.
 const CRASH_IMAGES: &str = "200";
+/// Seeds of power cuts in each run; by hand it does 100,000.
+const POWER_CUT_SEEDS: &str = "400";
 /// Rounds of the kill test in each run; by hand it does 20 and more.
 const KILL_ROUNDS: &str = "4";
 
@@ -32,6 +34,7 @@ pub(crate) fn all(_words: &[String]) -> Result<(), String> {
     run("documents", docs.env("RUSTDOCFLAGS", "-D warnings"))?;
     run("swarm", &mut cargo(&["xtask", "swarm", "--seeds", SWARM_SEEDS]))?;
     run("crash view", &mut cargo(&["xtask", "crash-view", "--images", CRASH_IMAGES]))?;
+    run("power cuts", &mut cargo(&["xtask", "power-cuts", "--seeds", POWER_CUT_SEEDS]))?;
     run("kill test", &mut cargo(&["xtask", "kill-test", "--rounds", KILL_ROUNDS]))?;
     let benches: Vec<&str> = BENCHES.iter().flat_map(|name| ["--bench", *name]).collect();
     run("benches, once", &mut cargo(&[&["test", "--workspace"], &benches[..]].concat()))?;

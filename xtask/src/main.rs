@@ -5,8 +5,8 @@ mod ci;
 mod crash_view;
 mod kill_test;
 mod runtimes;
+mod seeds;
 mod shell;
-mod swarm;
 mod tidy;
 
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ cargo xtask COMMAND
   crash-view   power cuts at any moment of a run of the view's database, from a recording (needs strace): --images N, --commits N, --seed N,
                --trace DIRECTORY
   kill-test    kill -9 of a server under load: --rounds N, --clients N, --shards N, --driver D, --seed N, --release
+  power-cuts   many seeds of the journal on a disk whose power goes: --seeds N, --start N, or --seed N for one
   runtimes     the same shard on each runtime, and stock quinn on tokio, in one table: --seconds N, --rounds N
   shard-calls  what shard threads ask of the kernel under load: nothing that waits (needs strace); --release
   swarm        many seeds of the simulator: --seeds N, --start N, or --seed N for one
@@ -35,9 +36,10 @@ fn main() -> ExitCode {
         Some("ci") => ci::all(&rest),
         Some("crash-view") => crash_view::all(&rest),
         Some("kill-test") => kill_test::all(&rest),
+        Some("power-cuts") => seeds::run(&seeds::POWER_CUTS, &rest),
         Some("runtimes") => runtimes::all(&rest),
         Some("shard-calls") => kill_test::shard_calls(&rest),
-        Some("swarm") => swarm::run(&rest),
+        Some("swarm") => seeds::run(&seeds::SWARM, &rest),
         Some("tidy") => tidy::run(),
         Some(other) => Err(format!("there is no command {other:?}\n\n{HELP}")),
         None => Err(HELP.to_owned()),

@@ -223,6 +223,10 @@ impl Lanes {
         match self.lanes.get_mut(owner) {
             Some(lane) if lane.held_size + Append::size(&append.record) <= self.held_size_max * share => {
                 lane.hold(source, append);
+                // Said before the queues are counted down: whoever sees room in them sees this.
+                if let Some(queues) = self.status.queues.get(owner).filter(|_| lane.held_size > self.held_size_max) {
+                    queues.refuses.store(true, Relaxed);
+                }
             }
             _ => {
                 self.status.refused_busy.fetch_add(1, Relaxed);

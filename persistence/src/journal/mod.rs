@@ -4,11 +4,15 @@
 pub(crate) mod batch;
 pub(crate) mod disk;
 mod lanes;
+mod open;
+mod preparer;
 mod recover;
 pub(crate) mod segments;
 mod writer;
 
 pub(crate) use lanes::{Append, FromJournal, JournalLane};
+pub(crate) use open::open;
+pub(crate) use preparer::Preparer;
 pub(crate) use recover::recover;
 pub use recover::{Cut, RecoveryReport};
 pub(crate) use writer::Writer;

@@ -2,16 +2,16 @@
 //! Changes nothing on disk before everything is known to be good.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use crate::config::{BATCH_SIZE_LIMIT, PAGE_SIZE};
+use crate::config::PAGE_SIZE;
 use crate::error::OpenError;
+use crate::files::{Block, Files, How, read_range};
 use crate::identity::FORMAT;
 use crate::journal::batch::{HEADER_SIZE, Header, Invalid, Kind, Records, owner, owner_of_opening, read_opening};
+use crate::sabotage::{Mechanisms, Sabotage};
 
 /// Bytes looked through at once for a later batch. Unit: bytes.
 const SEARCH_SIZE: usize = 1024 * 1024;
@@ -52,7 +52,9 @@ pub(crate) struct Found {
     pub(crate) end: u64,
     /// Per partition the last position in it; 0 for none.
     pub(crate) last: Vec<u64>,
-    file: File,
+    /// Where its last batch begins; 0 is the opening. Unit: bytes.
+    last_batch: u64,
+    file: Box<dyn Block>,
     size: u64,
     /// Another one was opened after it.
     closed: bool,
@@ -61,7 +63,7 @@ pub(crate) struct Found {
 }
 
 /// A segment without a valid opening.
-type Unopened = (PathBuf, File);
+type Unopened = (PathBuf, Box<dyn Block>);
 
 /// Where a batch with commands for the owners lies.
 #[derive(Debug, Clone, Copy)]
@@ -86,13 +88,17 @@ pub(crate) struct Recovered {
     pub(crate) generation_next: u64,
     pub(crate) replay: VecDeque<Place>,
     pub(crate) report: RecoveryReport,
-    /// The last segment has bytes behind its end that must be overwritten before the next batch.
-    pub(crate) wipe: bool,
 }
 
 /// Reads the journal of which the view has everything up to `applied` (per partition).
-pub(crate) fn recover(directory: &Path, applied: &[u64], key: u64) -> Result<Recovered, OpenError> {
-    let (mut found, unopened) = list(directory, key)?;
+pub(crate) fn recover(
+    files: &dyn Files,
+    directory: &Path,
+    applied: &[u64],
+    key: u64,
+    mechanisms: Mechanisms,
+) -> Result<Recovered, OpenError> {
+    let (mut found, unopened) = list(files, directory, key)?;
     found.sort_by_key(|segment| segment.generation);
     let start = starting_segment(&found, &unopened, directory, applied, key)?;
     let generation_next = found.last().map_or(1, |newest| newest.generation + 1);
@@ -106,6 +112,7 @@ pub(crate) fn recover(directory: &Path, applied: &[u64], key: u64) -> Result<Rec
     let mut scan = Scan {
         applied,
         key,
+        mechanisms,
         seen,
         number,
         time_max,
@@ -113,7 +120,6 @@ pub(crate) fn recover(directory: &Path, applied: &[u64], key: u64) -> Result<Rec
         first_hole: None,
         replay: VecDeque::new(),
         report: RecoveryReport::default(),
-        wipe: false,
     };
     let live = scan.segments(live)?;
     if let Some(newest) = live.last().filter(|newest| newest.closed) {
@@ -143,19 +149,21 @@ pub(crate) fn recover(directory: &Path, applied: &[u64], key: u64) -> Result<Rec
         generation_next,
         replay: scan.replay,
         report: scan.report,
-        wipe: scan.wipe,
     })
 }
 
 impl Recovered {
-    /// Reads a batch again for its owners. It was verified a moment ago: an error means that the disk does not keep its word.
+    /// The last batch of the journal, with its padding, and where it stands: the one batch of which no sync may have been confirmed.
+    pub(crate) fn last_batch(&self, key: u64) -> Result<Option<(u64, Bytes)>, OpenError> {
+        let Some(newest) = self.live.last() else { return Ok(None) };
+        Ok(Some((newest.last_batch, read_again(newest, newest.last_batch, key)?.1)))
+    }
+
+    /// Reads a batch again for its owners.
     pub(crate) fn read(&self, place: Place, key: u64) -> Result<Records, OpenError> {
         let Some(segment) = self.live.get(place.segment) else { return Ok(Records::new(Bytes::new())) };
-        let batch = read_batch(segment, place.offset)?;
-        match Header::check(&batch, key) {
-            Ok(header) => Ok(Records::new(content(batch, header))),
-            Err(_) => Err(corrupted(&segment.path, place.offset, "reads differently a second time")),
-        }
+        let (header, batch) = read_again(segment, place.offset, key)?;
+        Ok(Records::new(content(batch, header)))
     }
 }
 
@@ -168,27 +176,26 @@ fn content(batch: Bytes, header: Header) -> Bytes {
 }
 
 /// All segments: those with a valid opening, and the others. Removes what an interrupted creation left.
-fn list(directory: &Path, key: u64) -> Result<(Vec<Found>, Vec<Unopened>), OpenError> {
+fn list(files: &dyn Files, directory: &Path, key: u64) -> Result<(Vec<Found>, Vec<Unopened>), OpenError> {
     let (mut found, mut unopened) = (Vec::new(), Vec::new());
-    let entries = std::fs::read_dir(directory).map_err(OpenError::io(directory, "list it"))?;
-    for entry in entries {
-        let path = entry.map_err(OpenError::io(directory, "list it"))?.path();
+    for path in files.list(directory).map_err(OpenError::io(directory, "list it"))? {
         let extension = path.extension().and_then(|extension| extension.to_str());
         if extension == Some("new") {
-            std::fs::remove_file(&path).map_err(OpenError::io(&path, "remove the unfinished segment"))?;
+            files.remove(&path).map_err(OpenError::io(&path, "remove the unfinished segment"))?;
         }
         if extension != Some("seg") {
             continue;
         }
-        let file = File::open(&path).map_err(OpenError::io(&path, "open the segment"))?;
-        let size = file.metadata().map_err(OpenError::io(&path, "read its size"))?.len();
-        let bytes = read_at(&file, &path, 0, SEARCH_SIZE)?;
+        let file = files.open(&path, How::Read).map_err(OpenError::io(&path, "open the segment"))?;
+        let size = file.size().map_err(OpenError::io(&path, "read its size"))?;
+        let bytes = read_at(&*file, &path, 0, SEARCH_SIZE)?;
         match Header::check(&bytes, key) {
             Ok(opening) if opening.kind == Kind::Opening => {
                 let before = read_opening(&content(Bytes::from(bytes), opening));
                 let (last, end) = (vec![0; before.len()], opening.padded_size() as u64);
                 let generation = opening.generation;
-                found.push(Found { path, generation, end, last, file, size, closed: false, opening, before });
+                let closed = false;
+                found.push(Found { path, generation, end, last, last_batch: 0, file, size, closed, opening, before });
             }
             Err(Invalid::Newer(version)) => {
                 return Err(OpenError::NewerFormat { file: path, found: version, supported: FORMAT });
@@ -221,7 +228,7 @@ fn starting_segment(
     let newest_needed = start.and_then(|start| found.get(start)).map_or(0, |segment| segment.generation);
     for (path, file) in unopened {
         // A segment whose new opening was torn has only batches older than all others. A newer one has lost a good opening.
-        let generation = generation_of_any_batch(path, file, key)?;
+        let generation = generation_of_any_batch(path, &**file, key)?;
         if generation.is_some_and(|generation| generation > newest_needed) {
             return Err(corrupted(path, 0, "the opening of the segment"));
         }
@@ -244,8 +251,8 @@ fn starting_segment(
 }
 
 /// The highest generation of any valid batch in a segment without an opening.
-fn generation_of_any_batch(path: &Path, file: &File, key: u64) -> Result<Option<u64>, OpenError> {
-    let size = file.metadata().map_err(OpenError::io(path, "read its size"))?.len();
+fn generation_of_any_batch(path: &Path, file: &dyn Block, key: u64) -> Result<Option<u64>, OpenError> {
+    let size = file.size().map_err(OpenError::io(path, "read its size"))?;
     let mut highest = None;
     let mut from = 0;
     while let Some((offset, header)) = search(file, path, from, size, key, &|_| true)? {
@@ -257,7 +264,7 @@ fn generation_of_any_batch(path: &Path, file: &File, key: u64) -> Result<Option<
 
 /// The first valid batch at or behind `from` that is wanted.
 fn search(
-    file: &File,
+    file: &dyn Block,
     path: &Path,
     from: u64,
     size: u64,
@@ -281,36 +288,34 @@ fn search(
 }
 
 /// Up to `size` bytes; fewer at the end of the file.
-fn read_at(file: &File, path: &Path, offset: u64, size: usize) -> Result<Vec<u8>, OpenError> {
-    let mut bytes = vec![0; size];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(OpenError::io(path, "read the segment")(error)),
-        }
-    }
-    bytes.truncate(filled);
-    Ok(bytes)
+fn read_at(file: &dyn Block, path: &Path, offset: u64, size: usize) -> Result<Vec<u8>, OpenError> {
+    read_range(file, offset, size).map_err(OpenError::io(path, "read the segment"))
 }
 
 /// A batch with its padding, as far as its header can be believed.
 fn read_batch(segment: &Found, offset: u64) -> Result<Bytes, OpenError> {
-    let first = read_at(&segment.file, &segment.path, offset, PAGE_SIZE)?;
+    let first = read_at(&*segment.file, &segment.path, offset, PAGE_SIZE)?;
     match Header::peek(&first) {
         Ok(header) if header.padded_size() > PAGE_SIZE => {
-            read_at(&segment.file, &segment.path, offset, header.padded_size()).map(Bytes::from)
+            read_at(&*segment.file, &segment.path, offset, header.padded_size()).map(Bytes::from)
         }
         Ok(_) | Err(_) => Ok(Bytes::from(first)),
     }
+}
+
+/// Reads a batch that was verified a moment ago: an error means that the disk does not keep its word.
+fn read_again(segment: &Found, offset: u64, key: u64) -> Result<(Header, Bytes), OpenError> {
+    let batch = read_batch(segment, offset)?;
+    let header = Header::check(&batch, key).ok();
+    let header = header.ok_or_else(|| corrupted(&segment.path, offset, "reads differently a second time"))?;
+    Ok((header, batch))
 }
 
 /// One pass over the segments that matter.
 struct Scan<'a> {
     applied: &'a [u64],
     key: u64,
+    mechanisms: Mechanisms,
     /// Per partition the last position read.
     seen: Vec<u64>,
     /// The number of the next batch.
@@ -320,7 +325,6 @@ struct Scan<'a> {
     first_hole: Option<(PathBuf, u64)>,
     replay: VecDeque<Place>,
     report: RecoveryReport,
-    wipe: bool,
 }
 
 impl Scan<'_> {
@@ -352,6 +356,7 @@ impl Scan<'_> {
             match checked {
                 Ok(header) if self.is_next(&header, segment) => {
                     self.batch(segment, index, offset, &header, batch)?;
+                    segment.last_batch = offset;
                     offset += header.padded_size() as u64;
                     segment.end = offset;
                     continue;
@@ -368,9 +373,10 @@ impl Scan<'_> {
             let (generation, number) = (segment.generation, self.number);
             let later = |header: &Header| header.generation == generation && header.number > number;
             let next = offset + PAGE_SIZE as u64;
-            let Some((at, header)) = search(&segment.file, &segment.path, next, segment.size, self.key, &later)? else {
+            let Some((at, header)) = search(&*segment.file, &segment.path, next, segment.size, self.key, &later)?
+            else {
                 if newest {
-                    self.cut(segment, offset, &batch)?;
+                    self.cut(segment, offset, &batch);
                 }
                 return Ok(());
             };
@@ -381,7 +387,8 @@ impl Scan<'_> {
     }
 
     fn is_next(&self, header: &Header, segment: &Found) -> bool {
-        header.kind == Kind::Records && self.is_in_place(header, segment)
+        let in_place = self.is_in_place(header, segment) || !self.mechanisms.has(Sabotage::BatchOrder);
+        header.kind == Kind::Records && in_place
     }
 
     fn is_in_place(&self, header: &Header, segment: &Found) -> bool {
@@ -438,16 +445,14 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// The end of the journal: says what was begun behind it and never finished.
-    fn cut(&mut self, segment: &Found, offset: u64, batch: &[u8]) -> Result<(), OpenError> {
+    /// The end of the journal: says what was begun behind it and never finished. The bytes may stay: the next batch is written over them
+    /// before there is another, and no mixture of the two passes for a batch, because its checksum is keyed.
+    fn cut(&mut self, segment: &Found, offset: u64, batch: &[u8]) {
         let number = self.number;
         if Header::resembles(batch, segment.generation, number) {
             let claimed = Header::peek(batch).map_or(PAGE_SIZE, |header| header.padded_size()) as u64;
             let size = claimed.min(segment.size.saturating_sub(offset));
             self.report.cut = Some(Cut { file: segment.path.clone(), offset, batch: number, size });
         }
-        let behind = read_at(&segment.file, &segment.path, offset, BATCH_SIZE_LIMIT)?;
-        self.wipe = behind.iter().any(|&byte| byte != 0);
-        Ok(())
     }
 }

@@ -1,42 +1,32 @@
 //! The journal thread: takes what the shards append, gives it positions and times, writes and syncs one batch, hands it to the
 //! owners. Never hands out what is not durable, never syncs again after a failure.
 
-use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::thread::Thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tern_core_shard::io::{AppendFailure, Logged};
 use tern_protocol::{Position, Timestamp};
 
-use crate::config::{BATCH_SIZE_LIMIT, EmbeddedConfig, PAGE_SIZE};
+use crate::config::EmbeddedConfig;
 use crate::error::OpenError;
 use crate::journal::batch::{HEADER_SIZE, Header, Kind, owner, pages, record_frame_parts};
-use crate::journal::disk::{Disk, Pace, PageBuffer, SegmentFile};
+use crate::journal::disk::{PageBuffer, SegmentFile};
 use crate::journal::lanes::{Append, JournalLane, Lanes};
 use crate::journal::recover::{Recovered, RecoveryReport};
-use crate::journal::segments::{Segment, Segments, Shortage, Synced};
+use crate::journal::segments::{Segment, Segments, Shortage};
+use crate::sabotage::{Mechanisms, Sabotage};
 use crate::status::{Status, Wait};
+use crate::turns::{Now, Rest, Turns};
 
-/// Longest sleep with nothing to do: every reason to wake also wakes the thread.
-const IDLE_PARK: Duration = Duration::from_secs(1);
-/// Longest sleep while waiting for room: a segment that could not be made is tried again.
-const BLOCKED_PARK: Duration = Duration::from_millis(50);
+/// Nothing goes on before there is room, a segment or space. The longest sleep: a segment that could not be made is tried again.
+const BLOCKED: Rest = Rest::AtMost(Duration::from_millis(50));
 
 /// A command in the batch that is being made.
 struct Staged {
     source: usize,
     logged: Logged,
-}
-
-/// What a turn of the loop came to.
-enum Turn {
-    Progress,
-    Idle,
-    Blocked,
 }
 
 /// The journal thread's state.
@@ -53,39 +43,25 @@ pub(crate) struct Writer {
     time_max: u64,
     number_next: u64,
     generation_next: u64,
-    recovered: Option<Recovered>,
+    /// What is still to be handed out of what was recovered.
+    replaying: Option<Recovered>,
     report: RecoveryReport,
+    mechanisms: Mechanisms,
 }
 
 impl Writer {
-    /// Makes the recovered journal writable, and a first segment if there is none.
+    /// Ready to replay what was recovered, and then to go on in these segments.
     pub(crate) fn new(
         config: &EmbeddedConfig,
         key: u64,
         recovered: Recovered,
-        disk: Disk,
+        segments: Segments,
         lanes: Vec<JournalLane>,
-        synced: Arc<Synced>,
         status: Arc<Status>,
-    ) -> Result<Self, OpenError> {
-        let directory = config.directory.join("journal");
-        let disk = disk.probe(&directory).map_err(OpenError::io(&directory, "write a file in it"))?;
-        let mut live = VecDeque::new();
-        for found in &recovered.live {
-            let file = disk.open(&found.path).map_err(OpenError::io(&found.path, "open the segment for writing"))?;
-            let (generation, end, last) = (found.generation, found.end, found.last.clone());
-            live.push_back(Segment { file, generation, end, last });
-        }
-        if let Some(Segment { file, end, .. }) = live.back().filter(|_| recovered.wipe) {
-            let to = file.size.min(end + BATCH_SIZE_LIMIT as u64);
-            file.wipe(*end, to).map_err(OpenError::io(&file.path, "clear the end of the journal"))?;
-        }
-        let (free, index_next) = free_segments(&directory, config, &recovered, &disk, live.is_empty())?;
+    ) -> Self {
         let records_total = recovered.tails.iter().sum();
         status.logged_total.store(records_total, Relaxed);
-        let segments = Segments::new(live, free, index_next, disk, config, synced, Arc::clone(&status))
-            .map_err(OpenError::io(&directory, "start a thread"))?;
-        Ok(Self {
+        Self {
             lanes: Lanes::new(lanes, config, Arc::clone(&status)),
             status,
             key,
@@ -98,8 +74,9 @@ impl Writer {
             number_next: recovered.number_next,
             generation_next: recovered.generation_next,
             report: recovered.report.clone(),
-            recovered: Some(recovered),
-        })
+            replaying: Some(recovered),
+            mechanisms: config.mechanisms(),
+        }
     }
 
     /// Opens the first segment of a new journal, durably.
@@ -116,94 +93,74 @@ impl Writer {
         self.report.clone()
     }
 
-    /// Replays, then serves until the store is stopped. A failure is in the status, not in what this returns.
-    pub(crate) fn run(mut self) -> Result<(), String> {
-        let journal = std::thread::current();
-        let replayed = self.recovered.take().is_none_or(|recovered| self.replay(&recovered));
-        if !replayed {
-            return Ok(());
+    /// Hands the owners the next batch of what the view does not have.
+    fn replay(&mut self, mut recovered: Recovered) -> Rest {
+        // Nobody is served before everybody has caught up, so here all may wait for one.
+        if !self.lanes.deliver() {
+            self.replaying = Some(recovered);
+            return BLOCKED;
         }
-        if self.segments.writable().is_some() {
-            self.segments.prepare_ahead(&journal);
-        }
-        while !self.status.is_stopped() {
-            match self.turn(&journal) {
-                Turn::Progress => {}
-                Turn::Idle => std::thread::park_timeout(IDLE_PARK),
-                Turn::Blocked => std::thread::park_timeout(BLOCKED_PARK),
+        let Some(place) = recovered.replay.pop_front() else {
+            self.lanes.caught_up();
+            if self.segments.writable().is_some() {
+                self.segments.prepare_ahead();
             }
+            return Rest::Again;
+        };
+        match recovered.read(place, self.key) {
+            Ok(records) => {
+                for logged in records.flatten() {
+                    let applied = recovered.applied.get(usize::from(logged.partition.raw())).copied().unwrap_or(0);
+                    if logged.position.raw() > applied {
+                        self.lanes.hand_out(logged);
+                    }
+                }
+                self.replaying = Some(recovered);
+            }
+            Err(error) => self.status.fail_journal(error.to_string()),
         }
-        self.finish(&journal);
-        Ok(())
+        Rest::Again
     }
 
-    /// Hands the owners what the view does not have; returns whether to go on.
-    fn replay(&mut self, recovered: &Recovered) -> bool {
-        for &place in &recovered.replay {
-            let records = match recovered.read(place, self.key) {
-                Ok(records) => records,
-                Err(error) => {
-                    self.status.fail_journal(error.to_string());
-                    return true;
-                }
-            };
-            for logged in records.flatten() {
-                let applied = recovered.applied.get(usize::from(logged.partition.raw())).copied().unwrap_or(0);
-                if logged.position.raw() > applied {
-                    self.lanes.hand_out(logged);
-                }
-            }
-            // Nobody is served before everybody has caught up, so here all may wait for one.
-            while !self.lanes.deliver() {
-                if self.status.is_stopped() {
-                    return false;
-                }
-                std::thread::park_timeout(BLOCKED_PARK);
-            }
-        }
-        self.lanes.caught_up();
-        true
-    }
-
-    fn turn(&mut self, journal: &Thread) -> Turn {
+    /// Makes one batch durable, if there is anything and room for it.
+    fn serve(&mut self, now: Now) -> Rest {
         let all_take = self.lanes.deliver();
         if self.status.journal_failed() || self.status.view_failed().is_some() {
             return self.refuse_all();
         }
         if self.segments.writable().is_none() {
-            match self.open_segment(journal) {
+            match self.open_segment(now) {
                 Ok(()) if self.status.journal_failed() => return self.refuse_all(),
                 Ok(()) => self.status.set_wait(Wait::None),
-                Err(Shortage::Preparing) => return Turn::Blocked,
+                Err(Shortage::Preparing) => return BLOCKED,
                 Err(Shortage::View) => {
                     self.status.want_segment();
-                    return Turn::Blocked;
+                    return BLOCKED;
                 }
                 Err(Shortage::Space) => {
                     self.status.set_wait(Wait::Space);
                     self.refuse_all();
-                    return Turn::Blocked;
+                    return BLOCKED;
                 }
             }
         }
-        self.fill();
+        self.fill(now);
         if self.staged.is_empty() {
-            return if all_take { Turn::Idle } else { Turn::Blocked };
+            return if all_take { Rest::UntilWoken } else { BLOCKED };
         }
         self.commit();
         self.lanes.deliver();
-        Turn::Progress
+        Rest::Again
     }
 
     /// Moves appended commands into the batch, as many as fit.
-    fn fill(&mut self) {
+    fn fill(&mut self, now: Now) {
         self.buffer.reset(HEADER_SIZE);
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, crate::status::micros);
         self.lanes.begin_batch();
         while let Some((source, Append { partition, record })) = self.lanes.next(self.buffer.room()) {
             let Some((last, time)) = self.tails.get_mut(usize::from(partition.raw())) else { continue };
             *last += 1;
-            *time = wall.max(*time + 1);
+            *time = if self.mechanisms.has(Sabotage::LogTime) { now.wall.max(*time + 1) } else { now.wall };
             self.time_max = self.time_max.max(*time);
             let (position, time) = (Position::from_raw(*last), Timestamp::from_raw(*time));
             let (prefix, head) = record_frame_parts(partition, position, time, &record);
@@ -256,7 +213,7 @@ impl Writer {
         };
         let batch = self.buffer.padded();
         header.seal(batch, self.key);
-        let done = segment.file.write(batch, segment.end).and_then(|()| segment.file.sync());
+        let done = segment.file.write(batch, segment.end).and_then(|()| sync(&segment.file, self.mechanisms));
         done.map_err(|error| (segment.file.path.display().to_string(), error))?;
         segment.end += batch.len() as u64;
         for Staged { logged, .. } in &self.staged {
@@ -270,10 +227,10 @@ impl Writer {
     }
 
     /// Goes on in a free segment: its opening is durable before any batch.
-    fn open_segment(&mut self, journal: &Thread) -> Result<(), Shortage> {
-        let file = self.segments.take_free(journal)?;
+    fn open_segment(&mut self, now: Now) -> Result<(), Shortage> {
+        let file = self.segments.take_free(now)?;
         match self.begin_segment(file) {
-            Ok(before) => self.segments.rotated(before, journal),
+            Ok(before) => self.segments.rotated(before, now),
             Err((file, error)) => self.status.fail_journal(format!("{file}: {error}")),
         }
         Ok(())
@@ -318,18 +275,18 @@ impl Writer {
     }
 
     /// Answers what is queued: certainly not stored.
-    fn refuse_all(&mut self) -> Turn {
-        if self.lanes.refuse_all() > 0 { Turn::Progress } else { Turn::Idle }
+    fn refuse_all(&mut self) -> Rest {
+        if self.lanes.refuse_all() > 0 { Rest::Again } else { Rest::UntilWoken }
     }
 
     /// The last batches: nothing new is appended. What is not handed out is replayed at the next start.
-    fn finish(&mut self, journal: &Thread) {
+    fn finish(&mut self, now: Now) {
         while !self.status.is_abandoned() && !self.status.journal_failed() {
-            if self.segments.writable().is_none() && self.open_segment(journal).is_err() {
+            if self.segments.writable().is_none() && self.open_segment(now).is_err() {
                 self.refuse_all();
                 return;
             }
-            self.fill();
+            self.fill(now);
             if self.staged.is_empty() {
                 break;
             }
@@ -339,34 +296,25 @@ impl Writer {
     }
 }
 
-/// Segments that hold nothing needed; on an empty directory the first one, small so that it takes no time.
-fn free_segments(
-    directory: &Path,
-    config: &EmbeddedConfig,
-    recovered: &Recovered,
-    disk: &Disk,
-    needs_first: bool,
-) -> Result<(Vec<SegmentFile>, u32), OpenError> {
-    let mut free = Vec::new();
-    let size_min = (2 * config.batch_size_max + PAGE_SIZE) as u64;
-    for path in &recovered.spare {
-        let file = disk.open(path).map_err(OpenError::io(path, "open the segment for writing"))?;
-        if file.size < size_min {
-            std::fs::remove_file(path).map_err(OpenError::io(path, "remove the empty segment"))?;
-        } else {
-            free.push(file);
+/// Makes a batch durable. After an error nobody knows what is on the disk: it is never asked again.
+fn sync(file: &SegmentFile, mechanisms: Mechanisms) -> io::Result<()> {
+    if !mechanisms.has(Sabotage::Sync) {
+        return Ok(());
+    }
+    let synced = file.sync();
+    if mechanisms.has(Sabotage::SyncOnce) { synced } else { synced.or_else(|_| file.sync()) }
+}
+
+impl Turns for Writer {
+    /// Replays, then serves until the store is stopped. A failure is in the status, not in how this ends.
+    fn turn(&mut self, now: Now) -> Rest {
+        if let Some(recovered) = self.replaying.take() {
+            return if self.status.is_stopped() { Rest::Ended(Ok(())) } else { self.replay(recovered) };
         }
+        if self.status.is_stopped() {
+            self.finish(now);
+            return Rest::Ended(Ok(()));
+        }
+        self.serve(now)
     }
-    let paths = recovered.live.iter().map(|found| &found.path).chain(&recovered.spare);
-    let index_of = |path: &std::path::PathBuf| path.file_stem()?.to_str()?.parse::<u32>().ok();
-    let mut index_next = paths.filter_map(index_of).max().map_or(1, |index| index + 1);
-    if needs_first && free.is_empty() {
-        let path = directory.join(format!("{index_next:04}.seg"));
-        let size = pages(usize::try_from(config.first_segment_size).unwrap_or(0)) as u64;
-        let pace = Pace::default();
-        pace.set_urgent(true);
-        free.push(disk.create(&path, size, &pace).map_err(OpenError::io(&path, "create the first segment"))?);
-        index_next += 1;
-    }
-    Ok((free, index_next))
 }

@@ -8,8 +8,10 @@ use tern_protocol::PartitionId;
 
 use super::{PARTITIONS, Rig, segment_files};
 use crate::conformance::world::{Place, World};
+use crate::files::Machine;
 use crate::identity::Identity;
 use crate::journal::recover;
+use crate::sabotage::Mechanisms;
 
 /// Pages at the beginning of a segment that damage hits: there are batches in them.
 const PAGES: usize = 64;
@@ -33,7 +35,18 @@ fn original() -> &'static Original {
         world.close();
         let files = segment_files(&place.0);
         let segments = files.iter().map(|path| std::fs::read(path).unwrap()).collect();
-        Original { segments, key: Identity::open(&place.0, PARTITIONS).unwrap().key, logged }
+        Original {
+            segments,
+            key: Identity::open(
+                &Machine,
+                &place.0,
+                Identity { partitions: PARTITIONS, key: 0, made: false },
+                Mechanisms::default(),
+            )
+            .unwrap()
+            .key,
+            logged,
+        }
     })
 }
 
@@ -123,7 +136,7 @@ proptest! {
             std::fs::write(place.0.join(format!("{index:04}.seg")), bytes).unwrap();
         }
         let applied = vec![0; usize::from(PARTITIONS)];
-        if let Ok(recovered) = recover(&place.0, &applied, original.key) {
+        if let Ok(recovered) = recover(&Machine, &place.0, &applied, original.key, Mechanisms::default()) {
             let mut read = Vec::new();
             for &at in &recovered.replay {
                 for logged in recovered.read(at, original.key).unwrap() {

@@ -19,7 +19,7 @@ fn after_a_failed_sync_nothing_is_confirmed_and_nothing_accepted_until_a_restart
         let (rig, place) = (Rig::new(), Place::new("eio"));
         let mut world = World::open_caught_up(&rig, &place.0, PARTITIONS, 2);
         world.append_all(0, P, 10);
-        let fault = if of_write { &rig.disk.faults.write } else { &rig.disk.faults.sync };
+        let fault = if of_write { &rig.faults.write } else { &rig.faults.sync };
         fault.store(Errno::IO.raw_os_error(), Ordering::SeqCst);
         for actor in 0..3 {
             world.ends[0].append(P, record(P, actor)).unwrap();
@@ -45,11 +45,26 @@ fn after_a_failed_sync_nothing_is_confirmed_and_nothing_accepted_until_a_restart
 }
 
 #[test]
+fn what_was_never_synced_is_made_durable_or_not_handed_out_after_a_restart() {
+    let (rig, place) = (Rig::new(), Place::new("unsynced"));
+    let mut world = World::open_caught_up(&rig, &place.0, PARTITIONS, 1);
+    world.append_all(0, P, 10);
+    rig.faults.sync.store(Errno::IO.raw_os_error(), Ordering::SeqCst);
+    world.ends[0].append(P, record(P, 0)).unwrap();
+    world.wait_for("the failure", |world| world.failed.len() == 1);
+    world.crash();
+    let error = rig.try_open(&place.0).unwrap_err().to_string();
+    assert!(error.contains("0001.seg") && error.contains("durable"), "the disk still cannot sync: {error}");
+    rig.faults.sync.store(0, Ordering::SeqCst);
+    assert_eq!(rig.try_open(&place.0).unwrap().replayed, 11, "written and synced again");
+}
+
+#[test]
 fn a_full_disk_is_said_clearly_and_space_that_returns_is_used() {
     let (rig, place) = (Rig::new(), Place::new("enospc"));
-    rig.disk.faults.create.store(0, Ordering::SeqCst);
+    rig.faults.allocate.store(0, Ordering::SeqCst);
     let mut world = World::open_caught_up(&rig, &place.0, PARTITIONS, 1);
-    rig.disk.faults.create.store(Errno::NOSPC.raw_os_error(), Ordering::SeqCst);
+    rig.faults.allocate.store(Errno::NOSPC.raw_os_error(), Ordering::SeqCst);
     let mut accepted = 0;
     while world.failed.is_empty() {
         if world.ends[0].append(P, record(P, accepted)).is_ok() {
@@ -61,7 +76,7 @@ fn a_full_disk_is_said_clearly_and_space_that_returns_is_used() {
     assert!(world.failed.iter().all(|(_, failure)| *failure == AppendFailure::Unavailable), "certainly not stored");
     assert!(matches!(world.running().health().journal, State::Degraded(why) if why.contains("space")));
     world.wait_for("every answer", |world| world.logged.len() + world.failed.len() == accepted as usize);
-    rig.disk.faults.create.store(0, Ordering::SeqCst);
+    rig.faults.allocate.store(0, Ordering::SeqCst);
     let before = world.logged.len();
     world.wait_for("space to be noticed", |world| world.running().health().journal == State::Ok);
     world.append_all(0, P, 10);
@@ -91,7 +106,7 @@ fn a_sync_that_takes_long_fills_the_queue_and_shows_in_the_health() {
     let place = Place::new("slow");
     let mut world = World::open_caught_up(&rig, &place.0, PARTITIONS, 1);
     world.append_all(0, P, 1);
-    let gate = rig.disk.faults.gate.lock().unwrap();
+    let gate = rig.faults.gate.lock().unwrap();
     let mut accepted = 1;
     let refused = loop {
         match world.ends[0].append(P, record(P, accepted)) {

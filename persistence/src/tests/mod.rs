@@ -2,6 +2,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "offsets in files of half a megabyte")]
 
 mod away;
+mod broken;
 mod damage;
 mod faults;
 mod missing;
@@ -11,22 +12,24 @@ mod segments;
 mod waiting;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::conformance::{Backend, Setup};
 use crate::embedded::open_on;
+use crate::files::{Files, Machine};
 use crate::identity::Identity;
 use crate::journal::batch::{Header, pages};
-use crate::journal::disk::Disk;
-use crate::{Bell, Embedded, EmbeddedConfig, EmbeddedHandle, OpenError, RecoveryReport, ShardStore, open};
+use crate::sabotage::Mechanisms;
+use crate::{Bell, Embedded, EmbeddedConfig, EmbeddedHandle, OpenError, RecoveryReport, ShardStore};
 
 pub(crate) const PARTITIONS: u16 = 4;
 
-/// The embedded store with small segments, bounds of the test's choice, and a disk that can be broken.
+/// The embedded store with small segments, bounds of the test's choice, and files that can be broken.
 pub(crate) struct Rig {
     tune: fn(&mut EmbeddedConfig),
-    disk: Disk,
+    faults: Arc<broken::Faults>,
 }
 
 impl Rig {
@@ -35,7 +38,7 @@ impl Rig {
     }
 
     pub(crate) fn tuned(tune: fn(&mut EmbeddedConfig)) -> Self {
-        Self { tune, disk: Disk::default() }
+        Self { tune, faults: Arc::default() }
     }
 
     pub(crate) fn config(&self, directory: &Path, partitions: u16, shards: u16) -> EmbeddedConfig {
@@ -47,10 +50,14 @@ impl Rig {
         config
     }
 
+    fn files(&self) -> Arc<dyn Files> {
+        Arc::new(broken::Broken(Arc::clone(&self.faults)))
+    }
+
     /// Opens and closes at once, for what it says.
     pub(crate) fn try_open(&self, directory: &Path) -> Result<RecoveryReport, OpenError> {
-        let bell: Bell = std::sync::Arc::new(|| {});
-        open(self.config(directory, PARTITIONS, 1), vec![bell]).map(|embedded| embedded.report)
+        let bell: Bell = Arc::new(|| {});
+        open_on(self.config(directory, PARTITIONS, 1), vec![bell], &self.files()).map(|embedded| embedded.report)
     }
 }
 
@@ -60,7 +67,7 @@ impl Backend for Rig {
 
     fn open(&self, setup: &Setup, bells: Vec<Bell>) -> (Vec<ShardStore>, EmbeddedHandle) {
         let config = self.config(&setup.directory, setup.partitions, setup.shards);
-        let Embedded { stores, handle, .. } = open_on(config, bells, self.disk.clone()).unwrap();
+        let Embedded { stores, handle, .. } = open_on(config, bells, &self.files()).unwrap();
         (stores, handle)
     }
 
@@ -83,7 +90,14 @@ fn segment_files(directory: &Path) -> Vec<PathBuf> {
 
 /// The valid batches of a segment, in order: offset and header.
 fn batches(directory: &Path, segment: &Path) -> Vec<(u64, Header)> {
-    let key = Identity::open(directory, PARTITIONS).unwrap().key;
+    let key = Identity::open(
+        &Machine,
+        directory,
+        Identity { partitions: PARTITIONS, key: 0, made: false },
+        Mechanisms::default(),
+    )
+    .unwrap()
+    .key;
     let bytes = Bytes::from(std::fs::read(segment).unwrap());
     let mut found = Vec::new();
     let mut at = 0;

@@ -11,6 +11,7 @@ use tern_protocol::PartitionId;
 
 use crate::config::EmbeddedConfig;
 use crate::error::{Journal, OpenError};
+use crate::files::Machine;
 use crate::identity::{FORMAT, sync_directory};
 use crate::view::engine::{Batch, Engine, EngineError, Moment, Rows};
 use crate::view::tail;
@@ -61,7 +62,7 @@ impl Lsm {
         drop(Self::open_at(config, draft.clone(), 0, Parts::ToBeMade)?);
         sync_tree(&draft).map_err(OpenError::io(&draft, "sync the new view"))?;
         std::fs::rename(&draft, directory).map_err(OpenError::io(directory, "give the new view its name"))?;
-        sync_directory(&config.directory)
+        sync_directory(&Machine, &config.directory)
     }
 
     fn open_at(config: &EmbeddedConfig, directory: PathBuf, workers: usize, parts: Parts) -> Result<Self, OpenError> {
@@ -160,8 +161,10 @@ impl Lsm {
         Ok(())
     }
 
-    /// Per partition, up to which position it has been applied.
+    /// Per partition, up to which position it has been applied; durably, because the journal reuses segments that the view has.
     pub(crate) fn checkpoints(&self, partitions: u16) -> Result<Vec<u64>, OpenError> {
+        let failed = |source| OpenError::View { directory: self.directory.clone(), source, journal: Journal::Partial };
+        self.database.persist(PersistMode::SyncAll).map_err(failed)?;
         let key = |raw| checkpoint_key(PartitionId::from_raw(raw));
         (0..partitions).map(|raw| Ok(self.number(&key(raw))?.unwrap_or(0))).collect()
     }

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -70,7 +69,6 @@ pub(crate) struct ViewWriter {
     synced: Arc<Synced>,
     lanes: Vec<Lane>,
     lane_first: usize,
-    journal: Thread,
     /// Per partition what is committed.
     applied: Vec<u64>,
     batch_size_max: usize,
@@ -90,7 +88,6 @@ impl ViewWriter {
         config: &EmbeddedConfig,
         synced: Arc<Synced>,
         status: Arc<Status>,
-        journal: Thread,
     ) -> Self {
         status.applied_total.store(applied.iter().sum(), Relaxed);
         Self {
@@ -99,7 +96,6 @@ impl ViewWriter {
             synced,
             lanes: lanes.into_iter().map(|ends| Lane { ends, pending: BTreeMap::new() }).collect(),
             lane_first: 0,
-            journal,
             applied,
             batch_size_max: config.view_batch_size_max,
             checkpoint_interval: config.checkpoint_interval,
@@ -263,7 +259,7 @@ impl ViewWriter {
         self.synced.publish(&self.applied);
         self.status.checkpoints.fetch_add(1, Relaxed);
         if self.status.journal_wants_segment.swap(false, SeqCst) {
-            self.journal.unpark();
+            self.status.journal.wake();
         }
         Ok(())
     }

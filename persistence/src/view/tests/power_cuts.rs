@@ -178,9 +178,8 @@ fn live(view: View, applied: &[u64], rng: &mut Rng, directory: &Path) -> Vec<u64
     let (mut stores, ends) = RingBuffer::new(64);
     let (stored, _confirmed) = RingBuffer::new(64);
     let lane = ViewLane { stores: ends, stored, bell: Arc::new(|| {}) };
-    let journal = std::thread::current();
     let mut writer =
-        ViewWriter::new(view, applied.to_vec(), vec![lane], &tuned, Arc::clone(&synced), Arc::clone(&status), journal);
+        ViewWriter::new(view, applied.to_vec(), vec![lane], &tuned, Arc::clone(&synced), Arc::clone(&status));
     let mut positions = applied.to_vec();
     for _ in 0..1 + rng.below(12) {
         hand_over(&mut stores, &mut positions, rng);
