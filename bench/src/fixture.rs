@@ -184,6 +184,8 @@ impl Fixture {
             device: sender.device.raw(),
             session: session.map_or(0, SessionId::raw),
             run: RUN,
+            // As a shard that has heard of everything so far.
+            heard: u64::MAX,
             ..CommandHead::default()
         };
         let frame = self.next_frame(conversation, body);

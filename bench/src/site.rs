@@ -231,8 +231,9 @@ impl Site {
     }
 
     fn log<F: Encode>(&self, actor: Login, conversation: ConversationId, command: &F) {
-        let head =
-            CommandHead { actor: actor.user.raw(), device: actor.device.raw(), run: RUN, ..CommandHead::default() };
+        let (actor, device) = (actor.user.raw(), actor.device.raw());
+        // As a shard that has heard of everything so far.
+        let head = CommandHead { actor, device, run: RUN, heard: u64::MAX, ..CommandHead::default() };
         let frame = frame::to_vec(command).into();
         self.log.log(self.placement.of_conversation(conversation), Record { head, frame });
     }

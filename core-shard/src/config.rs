@@ -28,6 +28,8 @@ pub struct ShardConfig {
 pub enum Sabotage {
     /// M3: a resend is applied again.
     Dedup,
+    /// M3: a device's older session stays open beside its newer one.
+    OneSession,
     /// M1: a command at or below an entity's stored position is applied again.
     PositionSkip,
     /// M4, M7: heads of conversations that were skipped for a slow reader are not reported, and pongs carry no heads.

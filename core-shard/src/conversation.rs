@@ -22,7 +22,8 @@ use crate::config::{Sabotage, ShardConfig};
 use crate::io::{Row, Table};
 use crate::message::EventHead;
 use crate::rules::Rules;
-pub(crate) use window::{Remembered, Window};
+use window::{DEDUP_EVENTS_MAX, Done, Moment, Window};
+pub(crate) use window::{REMEMBERED, Remembered};
 
 /// The state of one conversation, as its log made it.
 #[derive(Debug)]
@@ -100,6 +101,8 @@ pub(crate) enum Answer {
 pub(crate) struct At<'a> {
     pub(crate) position: Position,
     pub(crate) time: Timestamp,
+    /// The newest event of the conversation that the session's shard had heard of when it took the command.
+    pub(crate) heard: Seq,
     /// Up to here the view has this partition's rows.
     pub(crate) stored: Position,
     pub(crate) rules: Rules,
@@ -168,6 +171,7 @@ impl Conversation {
     /// Gives the range to ask for if events up to the head are lacking. `believe`: without that rule.
     pub(crate) fn remember(&mut self, events: Vec<Bytes>, believe: bool) -> Result<Option<(Seq, Seq)>, FrameError> {
         self.window = Window::default();
+        let mut ahead = false;
         for frame in events {
             let event = Remembered::read(frame, self.position, self.head)?;
             if believe {
@@ -175,11 +179,20 @@ impl Conversation {
             }
             if event.head.seq <= self.head {
                 self.window.push(event);
+            } else {
+                ahead = true;
             }
         }
-        let oldest = self.head.raw().saturating_sub(DEDUP_WINDOW - 1).max(1);
+        // What is remembered by its age was chosen by the age of the view's newest event. If that one does not exist, as many as can be are asked for.
+        let count = if ahead { DEDUP_EVENTS_MAX } else { DEDUP_WINDOW };
+        let oldest = self.head.raw().saturating_sub(count - 1).max(1);
         let whole = self.head == Seq::ZERO || self.window.first().is_some_and(|first| first.raw() <= oldest);
-        Ok((!whole).then_some((Seq::from_raw(oldest), self.head)))
+        if !whole {
+            return Ok(Some((Seq::from_raw(oldest), self.head)));
+        }
+        // Of most of them only the request counts.
+        self.window.trim(Moment { head: self.head, time: self.head_time }, self.position, true);
+        Ok(None)
     }
 
     /// Whether it was ever created.
@@ -202,7 +215,7 @@ impl Conversation {
     }
 
     /// The event outside memory that this command cannot be applied without.
-    pub(crate) fn needs(&self, head: &CommandHead, bytes: &[u8]) -> Option<Seq> {
+    pub(crate) fn needs(&self, time: Timestamp, head: &CommandHead, bytes: &[u8]) -> Option<Seq> {
         let (request, target) = match frame::open(bytes).ok()? {
             (Kind(0x03), archive) => {
                 let edit = frame::decode_archive::<client::EditMessage<'_>>(archive).ok()?;
@@ -215,8 +228,8 @@ impl Conversation {
             _ => return None,
         };
         let target = Seq::from_raw(target);
-        let known =
-            self.window.answered(self.head, UserId::from_raw(head.actor), RequestId::from_raw(request)).is_some();
+        let now = Moment { head: self.head, time };
+        let known = self.window.answered(now, UserId::from_raw(head.actor), RequestId::from_raw(request)).is_some();
         (!known && target != Seq::ZERO && target <= self.head && self.window.at(target).is_none()).then_some(target)
     }
 
@@ -242,7 +255,7 @@ impl Conversation {
         if self.exists() {
             effects.rows.push(self.main_row());
         }
-        self.window.trim(self.head, at.stored, at.config.has(Sabotage::WindowRetention));
+        self.window.trim(self.moment(at), at.stored, at.config.has(Sabotage::WindowRetention));
         effects
     }
 
@@ -316,6 +329,15 @@ impl Conversation {
             Ok((seq, time)) => Answer::Done { request, seq, time, joined },
             Err(code) => Answer::Refused { request, code },
         })
+    }
+
+    /// What this request did before, if it is remembered.
+    fn answered(&self, at: At<'_>, actor: UserId, request: RequestId) -> Option<Done> {
+        self.window.answered(self.moment(at), actor, request)
+    }
+
+    fn moment(&self, at: At<'_>) -> Moment {
+        Moment { head: self.head, time: at.time }
     }
 
     /// The member who asks, or the one refusal that tells a stranger nothing.

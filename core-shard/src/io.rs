@@ -2,10 +2,13 @@
 //! Data only: whoever performs an [`Output`] decides nothing.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tern_protocol::command::CommandHead;
+use tern_protocol::frame;
 use tern_protocol::limit::DELIVERY_LANE_COUNT;
+use tern_protocol::server::Event;
 use tern_protocol::stored::Entity;
 use tern_protocol::{
     CloseCode, ConversationId, DeviceId, PartitionId, Position, Seq, SessionId, ShardId, Timestamp, UserId,
@@ -153,8 +156,8 @@ pub enum ViewQuery {
     Entity {
         /// Which.
         entity: Entity,
-        /// How many events at most, newest. Unit: events.
-        events_max: usize,
+        /// Which events.
+        recent: Recent,
     },
     /// Events `from..=to` of a conversation, ascending; fewer when `size_max` bytes are reached (at least one).
     Events {
@@ -169,6 +172,48 @@ pub enum ViewQuery {
         /// From which end to stop counting: the page is ascending either way.
         order: Order,
     },
+}
+
+/// The newest events of a conversation: a number of them, and before those the ones that are nearly as young as the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recent {
+    /// So many, whatever their age. Unit: events.
+    pub count: usize,
+    /// And those that are less than this older than the newest. Unit: log time.
+    pub span: Duration,
+    /// But no more than so many. Unit: events.
+    pub count_max: usize,
+}
+
+impl Recent {
+    /// So many, whatever their age.
+    #[must_use]
+    pub const fn last(count: usize) -> Self {
+        Self { count, span: Duration::ZERO, count_max: count }
+    }
+
+    /// Takes them from a conversation's event frames, which come newest first. Returns them ascending.
+    ///
+    /// # Errors
+    /// The first one of the frames.
+    pub fn take<E>(self, newest_first: impl Iterator<Item = Result<Bytes, E>>) -> Result<Vec<Bytes>, E> {
+        let mut taken: Vec<Bytes> = Vec::new();
+        for frame in newest_first.take(self.count_max) {
+            let frame = frame?;
+            let young = || Some(time_of(&frame)?.after(self.span) > time_of(taken.first()?)?);
+            if taken.len() >= self.count && young() != Some(true) {
+                break;
+            }
+            taken.push(frame);
+        }
+        taken.reverse();
+        Ok(taken)
+    }
+}
+
+fn time_of(event: &Bytes) -> Option<Timestamp> {
+    let event = frame::decode::<Event<'_>>(event).ok()?;
+    Some(Timestamp::from_raw(event.time.to_native()))
 }
 
 /// Which end of a range is wanted when not all of it fits.

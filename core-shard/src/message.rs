@@ -37,8 +37,10 @@ pub enum ToOwner {
         device: DeviceId,
         /// The session.
         place: Place,
+        /// Whether it waited for the end of its device's older session: it counts only while it still waits.
+        waited: bool,
     },
-    /// A session that was opened has ended.
+    /// A session that asked to open has ended, or was told to: nothing that comes on it from here on is done.
     EndSession {
         /// Whose.
         user: UserId,
@@ -178,6 +180,8 @@ pub enum ToSessions {
     Opened {
         /// Which.
         session: SessionId,
+        /// Whose.
+        user: UserId,
         /// Number of the user's last event.
         user_seq: u64,
         /// The conversations the user is in.
@@ -245,8 +249,8 @@ pub enum ToSessions {
         session: SessionId,
         /// Which question.
         gather: u64,
-        /// The answer.
-        member: Found<()>,
+        /// The conversation's last event, of a member.
+        member: Found<Seq>,
     },
     /// A member's cursors.
     Receipt {

@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, VecDeque};
 use tern_protocol::command::CommandHead;
 use tern_protocol::frame::{self, Frame, Kind};
 use tern_protocol::stored::Entity;
-use tern_protocol::{ConversationId, PartitionId, Position, RequestId, SessionId, ShardId, UserId, client};
+use tern_protocol::{ConversationId, PartitionId, Position, RequestId, Seq, SessionId, ShardId, UserId, client};
 
 use crate::config::Sabotage;
 use crate::context::{Context, Timer};
 use crate::conversation::{Answer, At, Conversation, Effects, Emission, Remembered};
-use crate::io::{AppendFailure, Logged, Output, Record, Reply, Request, ViewError, ViewReply};
-use crate::message::{Audience, ToOwner, ToSessions};
+use crate::io::{AppendFailure, Ending, Logged, Output, Record, Reply, Request, ViewError, ViewReply};
+use crate::message::{Audience, Place, ToOwner, ToSessions};
 use crate::rules::Rules;
 use cache::{Cache, Fetch, State};
 use online::Online;
@@ -133,7 +133,7 @@ impl Owner {
                 }
                 return self.release(cx, *partition);
             }
-            ToOwner::EndSession { user, place, ending } => return self.online.end(cx, *user, *place, *ending),
+            ToOwner::EndSession { user, place, ending } => return self.end_session(cx, *user, *place, *ending),
             ToOwner::WatchPresence { user, shard } => return self.online.watch(cx, *user, *shard),
             ToOwner::UnwatchPresence { user, shard } => return self.online.unwatch(*user, *shard),
             ToOwner::Unwatch { shard, conversation } => return self.unwatch(*shard, *conversation),
@@ -156,6 +156,14 @@ impl Owner {
         self.work(cx, entity, Work::Ask(message));
     }
 
+    /// A session has ended: the newer one of its device that waited for that may open.
+    fn end_session(&mut self, cx: &mut Context, user: UserId, place: Place, ending: Ending) {
+        if let Some((device, place)) = self.online.end(cx, user, place, ending) {
+            let open = ToOwner::OpenSession { user, device, place, waited: true };
+            self.work(cx, Entity::User(user), Work::Ask(open));
+        }
+    }
+
     /// Does something with an entity: now, or when it is in memory.
     fn work(&mut self, cx: &mut Context, entity: Entity, work: Work) {
         if self.cache.is_ready(&entity) {
@@ -171,7 +179,7 @@ impl Owner {
     fn run(&mut self, cx: &mut Context, entity: Entity, work: Work, event: Option<Remembered>) {
         if let (Work::Apply(logged), None) = (&work, &event)
             && let Some(State::Conversation(conversation)) = self.cache.state(&entity)
-            && let Some(seq) = conversation.needs(&logged.record.head, &logged.record.frame)
+            && let Some(seq) = conversation.needs(logged.time, &logged.record.head, &logged.record.frame)
         {
             self.cache.fetch_event(cx, entity, seq, work);
             return;
@@ -193,7 +201,8 @@ impl Owner {
         } else {
             Rules::wanted(&config.limits)
         };
-        let at = At { position: logged.position, time: logged.time, stored: partition.stored, rules, config };
+        let (heard, stored) = (Seq::from_raw(record.head.heard), partition.stored);
+        let at = At { position: logged.position, time: logged.time, heard, stored, rules, config };
         match self.cache.state_mut(entity) {
             Some(State::Conversation(conversation)) => {
                 let effects = conversation.apply(at, &record.head, &record.frame, event);
@@ -398,7 +407,7 @@ fn receipt(conversation: &Conversation, user: UserId, audience: Audience) -> Opt
     Some(ToSessions::Receipt {
         conversation: conversation.id,
         user,
-        read: tern_protocol::Seq::from_raw(member.row.read),
+        read: Seq::from_raw(member.row.read),
         read_visible: member.row.read_visible,
         delivered: member.delivered,
         audience,

@@ -88,9 +88,8 @@ impl Sessions {
     pub(crate) fn disconnected(&mut self, cx: &mut Context, id: SessionId, ending: Ending) {
         self.leave(cx, id);
         let Some(session) = self.get(id) else { return };
-        if let Some((user, _)) = session.owner_knows() {
-            let place = Place { shard: cx.shard(), session: id };
-            cx.ask(cx.config.placement.of_user(user), ToOwner::EndSession { user, place, ending });
+        if let Some(user) = session.owner_knows() {
+            end_session(cx, id, user, ending);
         }
         self.slots[slot_of(id)] = None;
         self.count -= 1;
@@ -101,7 +100,7 @@ impl Sessions {
     pub(crate) fn on_frame(&mut self, cx: &mut Context, id: SessionId, bytes: Bytes) {
         let Some(session) = self.get(id) else { return };
         match &mut session.phase {
-            Phase::Closing { .. } => {}
+            Phase::Closing => {}
             Phase::Hello { .. } => self.on_hello(cx, id, bytes),
             Phase::Verifying { early, .. } | Phase::Opening { early, .. } => {
                 if early.len() >= EARLY_MAX {
@@ -145,14 +144,25 @@ impl Sessions {
             let (deadline, hello, early) = (*deadline, hello.clone(), std::mem::take(early));
             session.phase = Phase::Opening { deadline, hello, early, claims };
             let place = Place { shard: cx.shard(), session: id };
-            let open = ToOwner::OpenSession { user: claims.user, device: claims.device, place };
+            let open = ToOwner::OpenSession { user: claims.user, device: claims.device, place, waited: false };
             cx.ask(cx.config.placement.of_user(claims.user), open);
         }
     }
 
     /// The owner lets the session in: greet it, and ask for what it lacks of each conversation.
-    fn on_opened(&mut self, cx: &mut Context, id: SessionId, user_seq: u64, conversations: Vec<ConversationId>) {
-        let Some(session) = self.get(id) else { return };
+    fn on_opened(
+        &mut self,
+        cx: &mut Context,
+        id: SessionId,
+        user: UserId,
+        user_seq: u64,
+        conversations: Vec<ConversationId>,
+    ) {
+        let opening = |session: &&mut Session| matches!(session.phase, Phase::Opening { .. });
+        let Some(session) = self.get(id).filter(opening) else {
+            // It ended while its opening waited for the user to be loaded: the owner heard of that before there was anything to end.
+            return end_session(cx, id, user, Ending::Lost);
+        };
         let Phase::Opening { deadline, hello, early, claims } = &mut session.phase else { return };
         cx.cancel(*deadline, Timer::Hello(id));
         let (hello, early, claims) = (hello.clone(), std::mem::take(early), *claims);
@@ -261,7 +271,7 @@ impl Sessions {
             Phase::Hello { deadline } | Phase::Verifying { deadline, .. } | Phase::Opening { deadline, .. } => {
                 cx.cancel(*deadline, Timer::Hello(id));
             }
-            Phase::Open(_) | Phase::Closing { .. } => {}
+            Phase::Open(_) | Phase::Closing => {}
         }
         let Some(open) = session.open() else { return };
         let conversations: Vec<ConversationId> = open.conversations.keys().copied().collect();
@@ -274,12 +284,16 @@ impl Sessions {
     /// Closes a session: what waits for it is sent, then the code.
     pub(crate) fn close(&mut self, cx: &mut Context, id: SessionId, code: CloseCode) {
         let Some(session) = self.get(id) else { return };
-        if matches!(session.phase, Phase::Closing { .. }) {
+        if matches!(session.phase, Phase::Closing) {
             return;
         }
         self.leave(cx, id);
         let Some(session) = self.get(id) else { return };
-        session.phase = Phase::Closing { opened: session.owner_knows() };
+        // From here on nothing that comes on it is done: for its owner that is the end.
+        if let Some(user) = session.owner_knows() {
+            end_session(cx, id, user, Ending::Lost);
+        }
+        session.phase = Phase::Closing;
         cx.counters.closed += 1;
         cx.output(Output::Close { session: id, code });
     }
@@ -298,8 +312,8 @@ impl Sessions {
     /// From an owner.
     pub(crate) fn on_message(&mut self, cx: &mut Context, message: ToSessions) {
         match message {
-            ToSessions::Opened { session, user_seq, conversations } => {
-                self.on_opened(cx, session, user_seq, conversations);
+            ToSessions::Opened { session, user, user_seq, conversations } => {
+                self.on_opened(cx, session, user, user_seq, conversations);
             }
             ToSessions::Close { session, code } => self.close(cx, session, code),
             ToSessions::Watching { session, conversation, ticket, member } => {
@@ -381,7 +395,7 @@ impl Sessions {
             Some(Phase::Hello { .. }) => CloseCode::HelloExpected,
             // It said hello; the answer is late, and that is not its fault.
             Some(Phase::Verifying { .. } | Phase::Opening { .. }) => CloseCode::Internal,
-            Some(Phase::Open(_) | Phase::Closing { .. }) | None => return,
+            Some(Phase::Open(_) | Phase::Closing) | None => return,
         };
         self.close(cx, id, code);
     }
@@ -423,7 +437,7 @@ impl Sessions {
                     && session.inflight < limits.inflight_max
                     && (session.pages == 0 || size <= limits.outbox_close_max)
             }
-            Phase::Closing { .. } => false,
+            Phase::Closing => false,
         })
     }
 
@@ -462,6 +476,12 @@ fn head_of(cx: &Context, session: SessionId, user: UserId, device: DeviceId) -> 
         shard: cx.shard().raw(),
         ..CommandHead::default()
     }
+}
+
+/// Tells the user's owner that nothing more will be done for a session.
+fn end_session(cx: &mut Context, session: SessionId, user: UserId, ending: Ending) {
+    let place = Place { shard: cx.shard(), session };
+    cx.ask(cx.config.placement.of_user(user), ToOwner::EndSession { user, place, ending });
 }
 
 /// Looks again when the client will have had its time to take something.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tern_protocol::CloseCode;
 
 /// Close codes that are counted apart: all there are, by their number.
-pub const CLOSE_CODE_COUNT: usize = 16;
+pub const CLOSE_CODE_COUNT: usize = 24;
 const _: () = assert!(CloseCode::ALL.len() <= CLOSE_CODE_COUNT);
 
 /// A number with one writer.

@@ -57,6 +57,9 @@ codes! {
         CatchUpFirst = 9, "too old to tell whether it was stored: catch up first";
         /// A cursor beyond the head, or with an impossible count.
         BadCursor = 10, "the cursor is beyond the head";
+        /// The resend is older than the server's memory of request ids, and its sender was out of the conversation since the first attempt:
+        /// whether that was stored can be told by nobody who may be asked. A person decides whether to say it again.
+        Rejoined = 11, "you were out since you first sent it: whether it was stored cannot be told";
         /// Too many requests; wait `retry_after`.
         RateLimited = 20, "too many requests";
         /// The server has too much queued; wait `retry_after`.
@@ -115,6 +118,8 @@ codes! {
         Internal = 14, "internal error";
         /// The server has as many connections as it may hold. Resumable after a pause.
         Full = 15, "the server is full";
+        /// A newer connection of the same device took this one's place. Whoever has no newer one shares its device with another client.
+        Replaced = 16, "a newer connection of this device took its place";
     }
 }
 

@@ -20,6 +20,9 @@ pub struct CommandHead {
     pub run: u64,
     /// For a command that another one emitted: the place of that one in its partition. 0 for none.
     pub cause_position: u64,
+    /// The newest event of the conversation that the session's shard had heard of when it took the command; 0 for none. A first attempt
+    /// that was stored meanwhile stands behind it.
+    pub heard: u64,
     /// Which of the commands that it emitted, from 0.
     pub cause_index: u32,
     /// See `cause_position`.
@@ -55,6 +58,7 @@ impl CommandHead {
                 session: head.session.to_native(),
                 run: head.run.to_native(),
                 cause_position: head.cause_position.to_native(),
+                heard: head.heard.to_native(),
                 cause_index: head.cause_index.to_native(),
                 cause_partition: head.cause_partition.to_native(),
                 shard: head.shard.to_native(),
@@ -187,6 +191,7 @@ mod tests {
             session: 3,
             run: 4,
             cause_position: 5,
+            heard: 9,
             cause_index: 8,
             cause_partition: 6,
             shard: 7,

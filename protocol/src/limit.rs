@@ -46,8 +46,8 @@ pub const SHARD_COUNT_MAX: u16 = 64;
 /// Server-to-client streams of one QUIC connection that carry events. Unit: streams.
 /// A conversation always uses the same one: loss on one does not delay the others; three are enough to make that likely.
 pub const DELIVERY_LANE_COUNT: usize = 3;
-/// Events of a conversation in which a request id is remembered, newest first. Unit: events.
-/// A resend that is older than this is refused with `CatchUpFirst`: the client must look for its own event before it may resend.
+/// Events of a conversation in which a request id is remembered at least, newest first. Unit: events.
+/// A resend that is older than what is remembered is refused with `CatchUpFirst`: the client must look for its own event before it may resend.
 pub const DEDUP_WINDOW: u64 = 256;
 /// `known` of a send that is its first attempt. Unit: none.
 pub const KNOWN_FRESH: u64 = u64::MAX;

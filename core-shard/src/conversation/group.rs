@@ -73,10 +73,8 @@ impl Conversation {
     ) -> Outcome {
         let request = RequestId::from_raw(f.request.to_native());
         // A late copy of a request does not bring back somebody who was removed since.
-        if let Some(done) =
-            self.window.answered(self.head, actor, request).filter(|done| done.head.kind == event::JOINED)
-        {
-            return Ok((done.head.seq, done.head.time));
+        if let Some(done) = self.answered(at, actor, request).filter(|done| done.kind == event::JOINED) {
+            return Ok((done.seq, done.time));
         }
         if let Some(member) = self.members.get(&actor) {
             return Ok((Seq::from_raw(member.row.join), self.time_of(Seq::from_raw(member.row.join))));
@@ -100,9 +98,8 @@ impl Conversation {
         out: &mut Effects,
     ) -> Outcome {
         let request = RequestId::from_raw(f.request.to_native());
-        if let Some(done) = self.window.answered(self.head, actor, request).filter(|done| done.head.kind == event::LEFT)
-        {
-            return Ok((done.head.seq, done.head.time));
+        if let Some(done) = self.answered(at, actor, request).filter(|done| done.kind == event::LEFT) {
+            return Ok((done.seq, done.time));
         }
         let member = self.member(at, actor)?;
         if !self.is_group() {
@@ -134,8 +131,8 @@ impl Conversation {
         out: &mut Effects,
     ) -> Outcome {
         let request = RequestId::from_raw(f.request.to_native());
-        if let Some(done) = self.window.answered(self.head, actor, request) {
-            return Ok((done.head.seq, done.head.time));
+        if let Some(done) = self.answered(at, actor, request) {
+            return Ok((done.seq, done.time));
         }
         self.member(at, actor)?;
         if !self.is_group() {
@@ -157,8 +154,8 @@ impl Conversation {
     pub(super) fn kick(&mut self, at: At<'_>, actor: UserId, f: &client::ArchivedKick, out: &mut Effects) -> Outcome {
         let request = RequestId::from_raw(f.request.to_native());
         let user = UserId::from_raw(f.user.to_native());
-        if let Some(done) = self.window.answered(self.head, actor, request).filter(|done| done.head.subject == user) {
-            return Ok((done.head.seq, done.head.time));
+        if let Some(done) = self.answered(at, actor, request).filter(|done| done.subject == user) {
+            return Ok((done.seq, done.time));
         }
         let member = self.member(at, actor)?;
         let subject = self.members.get(&user).ok_or(RejectCode::UnknownUser)?;
@@ -179,8 +176,8 @@ impl Conversation {
     ) -> Outcome {
         let request = RequestId::from_raw(f.request.to_native());
         let user = UserId::from_raw(f.user.to_native());
-        if let Some(done) = self.window.answered(self.head, actor, request) {
-            return Ok((done.head.seq, done.head.time));
+        if let Some(done) = self.answered(at, actor, request) {
+            return Ok((done.seq, done.time));
         }
         let member = self.member(at, actor)?;
         if !(role::MEMBER..=role::OWNER).contains(&f.role) || user == actor {

@@ -6,7 +6,7 @@ use tern_protocol::server::{content, event, role};
 use tern_protocol::{RejectCode, RequestId, Seq, Timestamp, UserId, client};
 
 use super::window::fingerprint;
-use super::{At, Conversation, Effects, NewEvent, Outcome, Remembered, event_row};
+use super::{At, Conversation, Effects, Member, NewEvent, Outcome, Remembered, event_row};
 use crate::config::Sabotage;
 
 impl Conversation {
@@ -127,7 +127,7 @@ impl Conversation {
     }
 
     /// Whether this request was done before: then the same answer again, also to somebody who is no longer a member.
-    /// A stranger is refused, and a resend that is too old to tell.
+    /// A stranger is refused, and what is too old to tell.
     pub(super) fn once(
         &self,
         at: At<'_>,
@@ -139,15 +139,23 @@ impl Conversation {
         if !at.config.has(Sabotage::Dedup) {
             return self.member(at, actor).map(|_| None);
         }
-        if let Some(before) = self.window.answered(self.head, actor, request) {
+        if let Some(before) = self.answered(at, actor, request) {
             return match before.fingerprint {
                 Some(print) if print != fingerprint => Err(RejectCode::Conflict),
-                Some(_) | None => Ok(Some((before.head.seq, before.head.time))),
+                Some(_) | None => Ok(Some((before.seq, before.time))),
             };
         }
         self.member(at, actor)?;
-        let too_old = known != KNOWN_FRESH && known.saturating_add(DEDUP_WINDOW) < self.head.raw();
-        if too_old { Err(RejectCode::CatchUpFirst) } else { Ok(None) }
+        // Sent again since it was taken, it stands behind what was heard of then: so a first attempt has an age, too.
+        let first = known == KNOWN_FRESH;
+        let since = if first { at.heard.raw() } else { known };
+        if self.window.reaches(self.moment(at), since) {
+            return Ok(None);
+        }
+        // Who was out since they first tried cannot look for it: what was said before they came in again is not for them to read.
+        let unseen = |member: &Member| !first && self.first_readable(member).raw() > known.saturating_add(1);
+        let rejoined = self.members.get(&actor).is_some_and(unseen);
+        Err(if rejoined { RejectCode::Rejoined } else { RejectCode::CatchUpFirst })
     }
 
     /// The message at this place, from memory or as it was loaded.

@@ -1,7 +1,9 @@
 //! The recent events of a conversation: what resume and history answer from memory, and what recognises a resend.
-//! Holds at least the last `DEDUP_WINDOW` events, and every event that the view does not have yet.
+//! Holds at least the last `DEDUP_WINDOW` events, and every event that the view does not have yet; of those before them that are younger than
+//! `DEDUP_TIME`, what their requests were. Never says that a request was not done when it cannot know.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tern_protocol::frame::{self, FrameError};
@@ -10,17 +12,66 @@ use tern_protocol::placement::mix64;
 use tern_protocol::server::{Event, content};
 use tern_protocol::{Position, RequestId, Seq, Timestamp, UserId};
 
+use crate::io::Recent;
 use crate::message::EventHead;
+
+/// How long a request is remembered beyond `DEDUP_WINDOW`. Unit: log time.
+/// Longer than a client waits between two attempts to connect, and than a command waits for a disk that stalls: what is known for certain
+/// need not be looked for by the client.
+const DEDUP_TIME: Duration = Duration::from_secs(60);
+/// Events in which a request is remembered at most. Unit: events.
+/// At 128 B each 256 KiB of memory. A conversation that is loaded while it is that busy reads as many: 34 MB, were all bodies of the largest size.
+pub(super) const DEDUP_EVENTS_MAX: u64 = 2048;
+const _: () = assert!(DEDUP_EVENTS_MAX >= DEDUP_WINDOW);
+
+/// The events whose requests are remembered. A conversation is loaded with all of these: what it recognises must not depend on when it
+/// was loaded.
+#[expect(clippy::cast_possible_truncation, reason = "small numbers")]
+pub(crate) const REMEMBERED: Recent =
+    Recent { count: DEDUP_WINDOW as usize, span: DEDUP_TIME, count_max: DEDUP_EVENTS_MAX as usize };
 
 /// Recent events, ascending, without holes.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     events: VecDeque<Remembered>,
+    /// The requests of the events directly before them, ascending, without holes.
+    faded: VecDeque<Done>,
     /// Older ones that were edited or recalled: kept until the view has them as they are now.
     revised: BTreeMap<Seq, Remembered>,
     /// Newest event of each request in memory.
     requests: BTreeMap<(UserId, RequestId), Seq>,
     size: usize,
+}
+
+/// What a request did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Done {
+    pub(crate) seq: Seq,
+    pub(crate) time: Timestamp,
+    sender: UserId,
+    request: RequestId,
+    pub(crate) subject: UserId,
+    /// As in [`Remembered`].
+    pub(crate) fingerprint: Option<u64>,
+    pub(crate) kind: u8,
+}
+
+/// The moment for which the window is asked. What is remembered then follows from these two alone, not from what happens to be in memory:
+/// every owner that applies the same log must decide alike.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    /// The conversation's last event.
+    pub(crate) head: Seq,
+    /// Log time of the command.
+    pub(crate) time: Timestamp,
+}
+
+impl Moment {
+    /// Whether the request of an event is remembered. If it is, so is every later one.
+    fn remembers(self, seq: Seq, time: Timestamp) -> bool {
+        let among_last = |count: u64| seq.raw() + count > self.head.raw();
+        among_last(DEDUP_WINDOW) || (time.after(DEDUP_TIME) > self.time && among_last(DEDUP_EVENTS_MAX))
+    }
 }
 
 /// One event in memory.
@@ -66,6 +117,18 @@ impl Remembered {
         })
     }
 
+    fn done(&self) -> Done {
+        Done {
+            seq: self.head.seq,
+            time: self.head.time,
+            sender: self.head.sender,
+            request: self.request,
+            subject: self.head.subject,
+            fingerprint: self.fingerprint,
+            kind: self.head.kind,
+        }
+    }
+
     /// The same event with another body: edited, or (without one) recalled.
     pub(crate) fn revise(&self, position: Position, by: Seq, new_content: u8, body: &[u8]) -> Result<Self, FrameError> {
         let event = frame::decode::<Event<'_>>(&self.frame)?;
@@ -109,7 +172,7 @@ impl Window {
     }
 
     /// Drops what neither a resend, a resume nor the view needs.
-    pub(crate) fn trim(&mut self, head: Seq, stored: Position, keep_unstored: bool) {
+    pub(crate) fn trim(&mut self, now: Moment, stored: Position, keep_unstored: bool) {
         let size = &mut self.size;
         self.revised.retain(|_, event| {
             let keep = event.position > stored;
@@ -117,16 +180,22 @@ impl Window {
             keep
         });
         while let Some(first) = self.events.front() {
-            let recent = first.head.seq.raw() + DEDUP_WINDOW > head.raw();
+            let recent = first.head.seq.raw() + DEDUP_WINDOW > now.head.raw();
             if recent || (keep_unstored && first.position > stored) {
-                return;
+                break;
             }
             self.size -= size_of(first);
-            let key = (first.head.sender, first.request);
-            if self.requests.get(&key) == Some(&first.head.seq) {
+            self.size += FADED_SIZE;
+            self.faded.push_back(first.done());
+            self.events.pop_front();
+        }
+        while let Some(first) = self.faded.front().filter(|first| !now.remembers(first.seq, first.time)) {
+            let key = (first.sender, first.request);
+            if self.requests.get(&key) == Some(&first.seq) {
                 self.requests.remove(&key);
             }
-            self.events.pop_front();
+            self.size -= FADED_SIZE;
+            self.faded.pop_front();
         }
     }
 
@@ -155,11 +224,23 @@ impl Window {
         }
     }
 
-    /// The event that this request made, if the request is to be remembered: what it answers depends on the head alone, not on what
-    /// happens to be in memory still.
-    pub(crate) fn answered(&self, head: Seq, sender: UserId, request: RequestId) -> Option<&Remembered> {
-        let seq = *self.requests.get(&(sender, request))?;
-        (seq.raw() + DEDUP_WINDOW > head.raw()).then(|| self.at(seq)).flatten()
+    /// What this request did, if it is remembered.
+    pub(crate) fn answered(&self, now: Moment, sender: UserId, request: RequestId) -> Option<Done> {
+        let done = self.done(*self.requests.get(&(sender, request))?)?;
+        now.remembers(done.seq, done.time).then_some(done)
+    }
+
+    /// Whether every request whose event stands behind `known` is remembered: if it is not among them, it was not done.
+    pub(crate) fn reaches(&self, now: Moment, known: u64) -> bool {
+        let next = Seq::from_raw(known.saturating_add(1));
+        // What is not in memory is not remembered: memory holds all that is.
+        next > now.head || self.done(next).is_some_and(|done| now.remembers(done.seq, done.time))
+    }
+
+    fn done(&self, seq: Seq) -> Option<Done> {
+        let index = self.faded.front().and_then(|first| seq.raw().checked_sub(first.seq.raw()));
+        let faded = index.and_then(|index| self.faded.get(usize::try_from(index).ok()?).copied());
+        faded.or_else(|| self.first().filter(|first| seq >= *first).and_then(|_| self.at(seq)).map(Remembered::done))
     }
 
     /// The oldest event in memory.
@@ -184,6 +265,9 @@ impl Window {
         self.size
     }
 }
+
+/// Memory of what one request was, with its share of the table. Unit: bytes.
+const FADED_SIZE: usize = 128;
 
 /// Memory of one event, with its share of the tables. Unit: bytes.
 fn size_of(event: &Remembered) -> usize {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tern_protocol::frame::FrameError;
-use tern_protocol::limit::{DEDUP_WINDOW, PAGE_SIZE_MAX};
+use tern_protocol::limit::PAGE_SIZE_MAX;
 use tern_protocol::stored::Entity;
 use tern_protocol::{PartitionId, Position, Seq};
 
@@ -15,8 +15,8 @@ use super::{Waiting, Work};
 use crate::account::Account;
 use crate::config::Sabotage;
 use crate::context::{Context, Timer};
-use crate::conversation::{Conversation, Remembered};
-use crate::io::{Order, Output, ViewError, ViewQuery, ViewReply};
+use crate::conversation::{Conversation, REMEMBERED, Remembered};
+use crate::io::{Order, Output, Recent, ViewError, ViewQuery, ViewReply};
 use crate::user::User;
 
 /// Entities, and the questions to the view that are under way.
@@ -162,14 +162,15 @@ impl Cache {
         let query = match &fetching {
             Fetching::Entity(entity) => {
                 cx.counters.loads += 1;
-                let events_max = usize::try_from(DEDUP_WINDOW).unwrap_or(usize::MAX);
-                ViewQuery::Entity { entity: entity.clone(), events_max }
+                ViewQuery::Entity { entity: entity.clone(), recent: REMEMBERED }
             }
             Fetching::Event(Entity::Conversation(id), seq) => {
                 ViewQuery::Events { conversation: *id, from: *seq, to: *seq, size_max: 1, order: Order::OldestFirst }
             }
             Fetching::Event(Entity::User(_) | Entity::Account(_) | Entity::Partition(_), _) => return,
-            Fetching::Rules(partition) => ViewQuery::Entity { entity: Entity::Partition(*partition), events_max: 0 },
+            Fetching::Rules(partition) => {
+                ViewQuery::Entity { entity: Entity::Partition(*partition), recent: Recent::last(0) }
+            }
             Fetching::Window(conversation, from, to) => ViewQuery::Events {
                 conversation: conversation.id,
                 from: *from,

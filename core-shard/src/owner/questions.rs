@@ -37,13 +37,13 @@ pub(crate) struct Page {
 impl Owner {
     pub(super) fn answer_question(&mut self, cx: &mut Context, entity: &Entity, question: ToOwner) {
         match (self.cache.state_mut(entity), question) {
-            (Some(State::User(user)), ToOwner::OpenSession { device, place, .. }) => {
-                let id = user.id;
-                if user.exists() && user.has_device(device) {
-                    let (session, user_seq) = (place.session, user.row.user_seq);
-                    let opened = ToSessions::Opened { session, user_seq, conversations: user.conversations() };
-                    self.online.open(cx, id, device, place);
-                    cx.tell(place.shard, opened);
+            (Some(State::User(state)), ToOwner::OpenSession { user, device, place, waited }) => {
+                if state.exists() && state.has_device(device) {
+                    if self.online.open(cx, user, device, place, waited) {
+                        let (session, user_seq) = (place.session, state.row.user_seq);
+                        let conversations = state.conversations();
+                        cx.tell(place.shard, ToSessions::Opened { session, user, user_seq, conversations });
+                    }
                 } else {
                     cx.tell(place.shard, ToSessions::Close { session: place.session, code: CloseCode::Revoked });
                 }
@@ -110,7 +110,7 @@ fn conversation_question(cx: &mut Context, conversation: &mut Conversation, ques
             Next::Done
         }
         ToOwner::FindMember { place, gather, user, .. } => {
-            let member = conversation.members.contains_key(&user).then_some(()).into();
+            let member = conversation.members.contains_key(&user).then_some(conversation.head).into();
             cx.tell(place.shard, ToSessions::FoundMember { session: place.session, gather, member });
             Next::Done
         }

@@ -34,7 +34,7 @@ impl Sessions {
     /// Queues an answer or news. A session that does not even take these is closed.
     pub(super) fn push(&mut self, cx: &mut Context, id: SessionId, lane: Lane, frame: Bytes) {
         let Some((session, ready)) = self.get_disjoint(id) else { return };
-        if matches!(session.phase, Phase::Closing { .. }) {
+        if matches!(session.phase, Phase::Closing) {
             return;
         }
         let full = session.outbox.size() + frame.len() > cx.limits().outbox_close_max;

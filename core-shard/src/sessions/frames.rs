@@ -3,6 +3,7 @@
 //! command costs a place in the log.
 
 use bytes::Bytes;
+use tern_protocol::command::CommandHead;
 use tern_protocol::frame::{self, Frame, FrameError, Kind};
 use tern_protocol::limit::{
     BODY_SIZE_MAX, DIRECTORY_PAGE_MAX, INVITES_MAX, KNOWN_FRESH, MENTIONS_MAX, POSITIONS_MAX, PRESENCE_WATCH_MAX,
@@ -172,21 +173,29 @@ impl Sessions {
         let request = RequestId::from_raw(request);
         let Some(open) = self.get(id).and_then(Session::open) else { return };
         let member = open.knows(conversation) || !cx.config.has(Sabotage::Permission);
-        match checked {
+        let first = attempt == Attempt::First;
+        let heard = if first { self.heard(conversation) } else { Seq::ZERO };
+        match named(request).and(checked) {
             Err(code) => self.reject(cx, id, request, code, 0),
-            Ok(()) if !member && attempt == Attempt::First => {
+            Ok(()) if first && (!member || heard == Seq::ZERO) => {
                 self.find_member(cx, id, conversation, request, bytes.clone());
             }
-            Ok(()) => self.append(cx, id, conversation, request, bytes.clone()),
+            Ok(()) => self.append(cx, id, (conversation, heard), request, bytes.clone()),
         }
     }
 
-    /// Sends a command to the log of its conversation.
+    /// The newest event of a conversation that this shard has heard of.
+    fn heard(&self, conversation: ConversationId) -> Seq {
+        self.locals.get(&conversation).map_or(Seq::ZERO, |local| local.head)
+    }
+
+    /// Sends a command to the log of its conversation. Of a first attempt it says how far the conversation had come, as this shard has
+    /// heard: that is its age.
     pub(super) fn append(
         &mut self,
         cx: &mut Context,
         id: SessionId,
-        conversation: ConversationId,
+        (conversation, heard): (ConversationId, Seq),
         request: RequestId,
         frame: Bytes,
     ) {
@@ -201,7 +210,7 @@ impl Sessions {
             return self.reject(cx, id, request, RejectCode::Busy, BUSY_RETRY_MS);
         }
         let Phase::Open(open) = &session.phase else { return };
-        let head = head_of(cx, id, open.user, open.device);
+        let head = CommandHead { heard: heard.raw(), ..head_of(cx, id, open.user, open.device) };
         session.inflight += 1;
         cx.append(cx.config.placement.of_conversation(conversation), head, frame);
     }
@@ -232,10 +241,11 @@ impl Sessions {
     fn join(&mut self, cx: &mut Context, id: SessionId, f: &client::ArchivedJoinGroup, bytes: &Bytes) {
         let conversation = ConversationId::from_raw(f.conversation.to_native());
         let request = RequestId::from_raw(f.request.to_native());
-        if matches!(conversation.kind(), Some(ConversationKind::Group(_))) {
-            self.append(cx, id, conversation, request, bytes.clone());
-        } else {
-            self.reject(cx, id, request, RejectCode::NotFound, 0);
+        let group = matches!(conversation.kind(), Some(ConversationKind::Group(_)));
+        match named(request) {
+            Err(code) => self.reject(cx, id, request, code, 0),
+            Ok(()) if !group => self.reject(cx, id, request, RejectCode::NotFound, 0),
+            Ok(()) => self.append(cx, id, (conversation, Seq::ZERO), request, bytes.clone()),
         }
     }
 
@@ -244,7 +254,7 @@ impl Sessions {
         let request = RequestId::from_raw(f.request.to_native());
         let users: Vec<UserId> = f.users.iter().map(|user| UserId::from_raw(user.to_native())).collect();
         let checked = if users.is_empty() { Err(RejectCode::Invalid) } else { at_most(users.len(), INVITES_MAX) };
-        match checked {
+        match named(request).and(checked) {
             Err(code) => self.reject(cx, id, request, code, 0),
             Ok(()) => self.gather(cx, id, users, Then::Append { conversation, request, frame: bytes.clone() }),
         }
@@ -255,10 +265,10 @@ impl Sessions {
         let request = RequestId::from_raw(f.request.to_native());
         let Some(open) = self.get(id).and_then(Session::open) else { return };
         let conversation = ConversationId::direct(open.user, peer);
-        if peer.is_valid() {
-            self.gather(cx, id, vec![peer], Then::Append { conversation, request, frame: bytes.clone() });
-        } else {
-            self.reject(cx, id, request, RejectCode::UnknownUser, 0);
+        match named(request) {
+            Err(code) => self.reject(cx, id, request, code, 0),
+            Ok(()) if !peer.is_valid() => self.reject(cx, id, request, RejectCode::UnknownUser, 0),
+            Ok(()) => self.gather(cx, id, vec![peer], Then::Append { conversation, request, frame: bytes.clone() }),
         }
     }
 
@@ -269,7 +279,7 @@ impl Sessions {
         let conversation = ConversationId::group(open.user, request);
         let titled = !f.title.is_empty() && std::str::from_utf8(&f.title).is_ok();
         let checked = at_most(f.title.len(), TITLE_SIZE_MAX).and_then(|()| at_most(users.len(), INVITES_MAX));
-        match checked {
+        match named(request).and(checked) {
             Err(code) => self.reject(cx, id, request, code, 0),
             Ok(()) if !titled || f.flags & !client::group::ALL != 0 => {
                 self.reject(cx, id, request, RejectCode::Invalid, 0);
@@ -289,7 +299,11 @@ impl Sessions {
     }
 
     /// Counts a page that an owner is asked for; says for whom.
-    fn ask_for_page(&mut self, id: SessionId) -> Option<UserId> {
+    fn ask_for_page(&mut self, cx: &mut Context, id: SessionId, request: RequestId) -> Option<UserId> {
+        if let Err(code) = named(request) {
+            self.reject(cx, id, request, code, 0);
+            return None;
+        }
         let session = self.get(id)?;
         session.pages += 1;
         session.open().map(|open| open.user)
@@ -297,11 +311,12 @@ impl Sessions {
 
     fn history(&mut self, cx: &mut Context, id: SessionId, f: &client::ArchivedGetHistory) {
         let conversation = ConversationId::from_raw(f.conversation.to_native());
-        let Some(user) = self.ask_for_page(id) else { return };
+        let request = RequestId::from_raw(f.request.to_native());
+        let Some(user) = self.ask_for_page(cx, id, request) else { return };
         let history = ToOwner::History {
             place: Place { shard: cx.shard(), session: id },
             user,
-            request: RequestId::from_raw(f.request.to_native()),
+            request,
             conversation,
             anchor: f.anchor.to_native(),
             limit: f.limit.to_native(),
@@ -312,11 +327,12 @@ impl Sessions {
 
     fn members(&mut self, cx: &mut Context, id: SessionId, f: &client::ArchivedGetMembers) {
         let conversation = ConversationId::from_raw(f.conversation.to_native());
-        let Some(user) = self.ask_for_page(id) else { return };
+        let request = RequestId::from_raw(f.request.to_native());
+        let Some(user) = self.ask_for_page(cx, id, request) else { return };
         let members = ToOwner::Members {
             place: Place { shard: cx.shard(), session: id },
             user,
-            request: RequestId::from_raw(f.request.to_native()),
+            request,
             conversation,
             after: UserId::from_raw(f.after.to_native()),
             limit: f.limit.to_native(),
@@ -326,7 +342,7 @@ impl Sessions {
 
     fn profiles(&mut self, cx: &mut Context, id: SessionId, f: &client::ArchivedGetProfiles<'_>) {
         let request = RequestId::from_raw(f.request.to_native());
-        if let Err(code) = at_most(f.users.len(), PROFILES_MAX) {
+        if let Err(code) = named(request).and(at_most(f.users.len(), PROFILES_MAX)) {
             return self.reject(cx, id, request, code, 0);
         }
         match std::str::from_utf8(&f.name) {
@@ -345,6 +361,9 @@ impl Sessions {
     fn directory(&mut self, cx: &mut Context, id: SessionId, bytes: &Bytes) {
         let Ok(f) = frame::decode::<client::GetDirectory>(bytes) else { return };
         let request = RequestId::from_raw(f.request.to_native());
+        if let Err(code) = named(request) {
+            return self.reject(cx, id, request, code, 0);
+        }
         let Some(open) = self.get(id).and_then(Session::open) else { return };
         if open.syncing > 0 {
             if open.held.len() < HELD_MAX {
@@ -397,6 +416,11 @@ impl Sessions {
         self.push(cx, id, Lane::Control, pong);
         self.repeat_presence(cx, id);
     }
+}
+
+/// Zero names no request: what is sent again under it could not be recognised, and no answer could be told from news.
+fn named(request: RequestId) -> Checked {
+    if request.raw() == 0 { Err(RejectCode::Invalid) } else { Ok(()) }
 }
 
 fn check_body(kind: u8, body: &[u8]) -> Checked {

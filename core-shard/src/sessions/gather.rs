@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use tern_protocol::limit::{DISPLAY_NAME_SIZE_MAX, PROFILES_MAX};
 use tern_protocol::server::{Profile, Profiles};
-use tern_protocol::{ConversationId, RejectCode, RequestId, SessionId, UserId};
+use tern_protocol::{ConversationId, RejectCode, RequestId, Seq, SessionId, UserId};
 
 use super::session::{Gather, Session, Then};
 use super::{BUSY_RETRY_MS, Sessions};
@@ -55,11 +55,14 @@ impl Sessions {
         cx.ask(cx.config.placement.of_conversation(conversation), find);
     }
 
-    pub(super) fn on_found_member(&mut self, cx: &mut Context, id: SessionId, gather: u64, member: Found<()>) {
+    pub(super) fn on_found_member(&mut self, cx: &mut Context, id: SessionId, gather: u64, member: Found<Seq>) {
         let Some(open) = self.get(id).and_then(Session::open) else { return };
         let Some(state) = open.gathers.get_mut(&gather) else { return };
         state.refused = match member {
-            Found::This(()) => None,
+            Found::This(head) => {
+                state.heard = head;
+                None
+            }
             Found::Nobody => Some(RejectCode::NotFound),
             Found::Busy => Some(RejectCode::Busy),
         };
@@ -76,7 +79,7 @@ impl Sessions {
             self.reject(cx, id, request, RejectCode::Busy, BUSY_RETRY_MS);
             return None;
         }
-        open.gathers.insert(gather, Gather { remaining, found: Vec::new(), refused: None, then });
+        open.gathers.insert(gather, Gather { remaining, found: Vec::new(), refused: None, heard: Seq::ZERO, then });
         Some(gather)
     }
 
@@ -132,7 +135,7 @@ impl Sessions {
             }
             Then::Append { conversation, request, frame } => match state.refused {
                 Some(code) => self.reject(cx, id, request, code, 0),
-                None => self.append(cx, id, conversation, request, frame),
+                None => self.append(cx, id, (conversation, state.heard), request, frame),
             },
         }
     }

@@ -42,7 +42,7 @@ pub(crate) enum Phase {
     /// Everything is allowed.
     Open(Box<Open>),
     /// Told to close; what it still sends is ignored.
-    Closing { opened: Option<(UserId, DeviceId)> },
+    Closing,
 }
 
 /// A session with a user.
@@ -100,6 +100,8 @@ pub(crate) struct Gather {
     pub(crate) found: Vec<FoundUser>,
     /// Why it cannot go on: somebody does not exist, or could not be looked up.
     pub(crate) refused: Option<RejectCode>,
+    /// How far the conversation of the command has come, as its owner said.
+    pub(crate) heard: Seq,
     pub(crate) then: Then,
 }
 
@@ -125,17 +127,16 @@ impl Session {
     pub(crate) fn open(&mut self) -> Option<&mut Open> {
         match &mut self.phase {
             Phase::Open(open) => Some(open),
-            Phase::Hello { .. } | Phase::Verifying { .. } | Phase::Opening { .. } | Phase::Closing { .. } => None,
+            Phase::Hello { .. } | Phase::Verifying { .. } | Phase::Opening { .. } | Phase::Closing => None,
         }
     }
 
-    /// Whose session it is, from the moment the owner was asked.
-    pub(crate) fn owner_knows(&self) -> Option<(UserId, DeviceId)> {
+    /// Whose session it is, from the moment the owner was asked until it is told of the end.
+    pub(crate) fn owner_knows(&self) -> Option<UserId> {
         match &self.phase {
-            Phase::Open(open) => Some((open.user, open.device)),
-            Phase::Opening { claims, .. } => Some((claims.user, claims.device)),
-            Phase::Closing { opened } => *opened,
-            Phase::Hello { .. } | Phase::Verifying { .. } => None,
+            Phase::Open(open) => Some(open.user),
+            Phase::Opening { claims, .. } => Some(claims.user),
+            Phase::Hello { .. } | Phase::Verifying { .. } | Phase::Closing => None,
         }
     }
 }

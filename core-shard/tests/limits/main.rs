@@ -5,6 +5,7 @@ mod ahead;
 mod cache;
 mod groups;
 mod news;
+mod once;
 mod one_shard;
 mod removed;
 mod rules;
@@ -29,6 +30,8 @@ struct Pair {
     ada_session: SessionId,
     bob_session: SessionId,
     direct: ConversationId,
+    /// Requests that bob made to fill the conversation.
+    filled: u128,
 }
 
 fn pair(limits: Limits) -> Pair {
@@ -38,7 +41,7 @@ fn pair(limits: Limits) -> Pair {
     let direct = world.direct(ada_session, ada, bob);
     world.take(ada_session);
     world.take(bob_session);
-    Pair { world, ada, bob, ada_session, bob_session, direct }
+    Pair { world, ada, bob, ada_session, bob_session, direct, filled: 0 }
 }
 
 /// Limits without a rate, for tests of something else.
@@ -98,6 +101,7 @@ fn a_resend_older_than_the_window_must_catch_up_first() {
         p.world.take(p.bob_session);
     }
     p.world.take(p.ada_session);
+    p.world.wait(once::REMEMBERED_TIME);
     p.world.send(p.ada_session, &client::SendMessage { known: 1, ..text(p.direct, 7, b"hello") });
     assert_eq!(rejects(&p.world.take(p.ada_session)), [(RequestId::from_raw(7), RejectCode::CatchUpFirst, 0)]);
 }
@@ -258,13 +262,13 @@ fn ten_thousand_frames_a_second_are_answered_and_then_the_door_is_shown() {
 #[test]
 fn a_message_over_the_rate_is_told_when_to_try_again() {
     let mut p = pair(Limits { frames_burst: 3, frames_per_second: 10, ..Limits::default() });
-    for request in 0..4 {
+    for request in 1..5 {
         p.world.send(p.ada_session, &text(p.direct, request, b"x"));
     }
     let refused = rejects(&p.world.take(p.ada_session));
     let [(_, RejectCode::RateLimited, retry_after), ..] = refused[..] else { panic!("{refused:?}") };
     p.world.wait(Duration::from_millis(u64::from(retry_after)));
-    p.world.send(p.ada_session, &text(p.direct, 3, b"x"));
+    p.world.send(p.ada_session, &text(p.direct, 4, b"x"));
     assert_eq!(acks(&p.world.take(p.ada_session)).len(), 1);
 }
 
@@ -272,7 +276,7 @@ fn a_message_over_the_rate_is_told_when_to_try_again() {
 fn a_reader_that_never_reads_is_skipped_then_closed_and_its_memory_is_bounded() {
     let limits = Limits { outbox_live_max: 8 * 1024, outbox_close_max: 32 * 1024, ..fast() };
     let mut p = pair(limits.clone());
-    for request in 0..200 {
+    for request in 1..=200 {
         p.world.send(p.ada_session, &text(p.direct, request, &[b'x'; 500]));
         p.world.take(p.ada_session);
         assert!(p.world.shard.waiting_size(p.bob_session) <= limits.outbox_close_max);
@@ -287,7 +291,7 @@ fn a_reader_that_never_reads_is_skipped_then_closed_and_its_memory_is_bounded() 
 fn a_slow_reader_that_catches_up_is_told_the_head() {
     let limits = Limits { outbox_live_max: 8 * 1024, outbox_close_max: 32 * 1024, ..fast() };
     let mut p = pair(limits.clone());
-    for request in 0..100 {
+    for request in 1..=100 {
         p.world.send(p.ada_session, &text(p.direct, request, &[b'x'; 500]));
         p.world.take(p.ada_session);
     }
@@ -313,9 +317,9 @@ fn answers_that_nobody_reads_close_the_session() {
 fn commands_in_flight_are_bounded_and_reading_stops_before() {
     let mut p = pair(Limits { inflight_max: 4, ..Limits::default() });
     p.world.hold = Some(std::collections::VecDeque::new());
-    for request in 0..10 {
+    for request in 1..=10 {
         p.world.send(p.ada_session, &text(p.direct, request, b"x"));
-        assert_eq!(p.world.shard.wants_input(p.ada_session), request < 3);
+        assert_eq!(p.world.shard.wants_input(p.ada_session), request < 4);
     }
     assert_eq!(
         rejects(&p.world.take(p.ada_session)).iter().filter(|(_, code, _)| *code == RejectCode::Busy).count(),
@@ -347,8 +351,10 @@ fn a_log_that_refuses_is_told_to_the_sender_with_what_to_do() {
 #[test]
 fn a_user_has_so_many_sessions_and_the_oldest_goes() {
     let mut p = pair(Limits { user_sessions_max: 2, ..Limits::default() });
-    let second = p.world.open(p.ada);
-    let third = p.world.open(p.ada);
+    let [second, third] = [2, 3].map(|device| {
+        p.world.device(p.ada, device);
+        p.world.open_device(p.ada, device)
+    });
     assert_eq!(p.closed(p.ada_session), Some(CloseCode::TooManySessions));
     assert_eq!((p.closed(second), p.closed(third)), (None, None));
 }
@@ -404,7 +410,7 @@ fn nobody_invites_users_who_do_not_exist() {
 #[test]
 fn cursors_neither_go_back_nor_beyond_the_head() {
     let mut p = pair(Limits::default());
-    for request in 0..3 {
+    for request in 1..=3 {
         p.world.send(p.bob_session, &text(p.direct, request, b"x"));
     }
     p.world.take(p.ada_session);
@@ -572,7 +578,8 @@ fn cursors_in_a_large_group_are_told_to_ones_own_devices_only() {
         let members = [p.bob.raw(), eve.raw()];
         p.world.send(p.ada_session, &client::CreateGroup { request: 50, flags: 0, title: b"G", members: &members });
         let group = ConversationId::group(p.ada, RequestId::from_raw(50));
-        let other = p.world.open(p.bob);
+        p.world.device(p.bob, 2);
+        let other = p.world.open_device(p.bob, 2);
         p.world.send(p.ada_session, &text(group, 51, b"hello"));
         for session in [p.ada_session, p.bob_session, other] {
             p.world.take(session);

@@ -2,6 +2,7 @@
 //! what goes wrong between the parts is the simulator's business.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
 
 use bytes::Bytes;
 use tern_core_shard::io::{
@@ -218,7 +219,7 @@ impl OneShard {
 
     fn answer(&self, query: &ViewQuery) -> ViewReply {
         match query {
-            ViewQuery::Entity { entity, events_max } => {
+            ViewQuery::Entity { entity, recent } => {
                 let prefix = stored::entity_key(entity);
                 let entities =
                     self.rows.iter().filter(|((table, key), _)| *table == Table::Entities && key.starts_with(&prefix));
@@ -227,7 +228,8 @@ impl OneShard {
                     stored::Entity::Conversation(id) => self.events(*id, 0, u64::MAX),
                     stored::Entity::User(_) | stored::Entity::Account(_) | stored::Entity::Partition(_) => Vec::new(),
                 };
-                ViewReply::Entity { rows, events: all[all.len().saturating_sub(*events_max)..].to_vec() }
+                let events = recent.take(all.into_iter().rev().map(Ok::<_, Infallible>)).unwrap();
+                ViewReply::Entity { rows, events }
             }
             ViewQuery::Events { conversation, from, to, size_max, order } => {
                 let mut all = self.events(*conversation, from.raw(), to.raw());
@@ -284,8 +286,13 @@ impl OneShard {
 
     /// A connection of the user's device 1 that was welcomed.
     pub(crate) fn open(&mut self, user: UserId) -> SessionId {
+        self.open_device(user, 1)
+    }
+
+    /// A connection of one of the user's devices that was welcomed.
+    pub(crate) fn open_device(&mut self, user: UserId, device: u64) -> SessionId {
         let session = self.connect();
-        self.send(session, &hello(&token(user, 1)));
+        self.send(session, &hello(&token(user, device)));
         session
     }
 

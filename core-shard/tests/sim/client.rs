@@ -230,8 +230,7 @@ impl Device {
     /// Sends a request, for the first time or again.
     fn send(&mut self, cx: &mut Cx<'_>, request: u128) {
         let Some(pending) = self.pending.get_mut(&request) else { return };
-        // A first attempt that knows its place says it even so: it may arrive after its own resend, on a connection that was given up.
-        let fresh = pending.attempts == 0 && pending.known == 0;
+        let fresh = pending.attempts == 0;
         cx.witness.counts.retries += u64::from(pending.attempts > 0);
         pending.attempts += 1;
         pending.stage = Stage::Flying;
@@ -379,6 +378,9 @@ impl Device {
             cx.witness.counts.catch_ups += 1;
             pending.stage = Stage::CatchingUp { anchor: pending.known };
             self.catch_up(cx, request);
+        } else if code == RejectCode::Rejoined {
+            // Out and in again since the first attempt: whether that was stored cannot be told. A person would decide.
+            self.pending.remove(&request);
         } else {
             let refused = Refused { op: pending.op.clone(), code, since: pending.since, at: cx.now };
             self.pending.remove(&request);

@@ -12,6 +12,7 @@ mod limits;
 mod log;
 mod model;
 mod network;
+mod once;
 mod rng;
 mod run;
 mod sabotage;

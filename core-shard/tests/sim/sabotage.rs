@@ -58,6 +58,18 @@ fn resend_applied_again_is_noticed() {
 }
 
 #[test]
+fn older_session_left_open_is_noticed() {
+    let story = |plan| {
+        let mut world = World::new(plan);
+        let (ada, bob) = (world.join("ada"), world.join("bob"));
+        let chat = world.direct(ada, bob);
+        world.overtake((ada, bob), chat);
+        world.verify()
+    };
+    notices("M3", off(Sabotage::OneSession), story, Plan::calm);
+}
+
+#[test]
 fn command_applied_again_after_a_replay_is_noticed() {
     notices("M1", off(Sabotage::PositionSkip), play, |seed| {
         busy(seed, |faults| {

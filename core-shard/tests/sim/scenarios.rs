@@ -297,6 +297,7 @@ fn very_late_resend_catches_up_first() {
     world.run_until(Duration::from_secs(1), |world| world.screen(bob, chat).len() == 2);
     world.go_away(ada, Ending::Lost);
     world.say_many(bob, chat, 300, 10);
+    world.run_for(Duration::from_secs(60));
     world.come_back(ada);
     assert!(world.wait_for(ada, request));
     assert_eq!((world.witness.counts.catch_ups, world.stored_by(request)), (1, 1));
@@ -317,6 +318,7 @@ fn very_late_first_send_is_stored_once() {
     world.run_for(Duration::from_secs(2));
     world.faults.append_fail = 0;
     world.say_many(bob, chat, 300, 10);
+    world.run_for(Duration::from_secs(60));
     world.come_back(ada);
     world.settle();
     assert!(world.witness.counts.catch_ups > 0);

@@ -2,9 +2,10 @@
 //! Never applies half a batch: rows and checkpoint are one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
 
 use bytes::Bytes;
-use tern_core_shard::io::{Order, Row, Table, ViewQuery, ViewReply};
+use tern_core_shard::io::{Order, Recent, Row, Table, ViewQuery, ViewReply};
 use tern_protocol::stored::{DirectoryRow, Entity, Part, decode_row, entity_key, event_key};
 use tern_protocol::{ConversationId, PartitionId, Position, Seq, UserId};
 
@@ -127,7 +128,7 @@ impl View {
     pub(crate) fn answer(&mut self, query: &ViewQuery) -> ViewReply {
         self.queries += 1;
         match query {
-            ViewQuery::Entity { entity, events_max } => self.entity(entity, *events_max),
+            ViewQuery::Entity { entity, recent } => self.entity(entity, *recent),
             ViewQuery::Events { conversation, from, to, size_max, order } => {
                 ViewReply::Events(self.events(*conversation, *from, *to, *size_max, *order))
             }
@@ -139,7 +140,7 @@ impl View {
         std::mem::take(&mut self.queries)
     }
 
-    fn entity(&self, entity: &Entity, events_max: usize) -> ViewReply {
+    fn entity(&self, entity: &Entity, recent: Recent) -> ViewReply {
         let prefix = Bytes::from(entity_key(entity));
         let rows = self
             .current
@@ -150,10 +151,8 @@ impl View {
             .collect();
         let events = match entity {
             Entity::Conversation(id) => {
-                let mut events: Vec<_> =
-                    self.range(*id, Seq::ZERO, Seq::from_raw(u64::MAX)).rev().take(events_max).cloned().collect();
-                events.reverse();
-                events
+                let newest = self.range(*id, Seq::ZERO, Seq::from_raw(u64::MAX)).rev().cloned();
+                recent.take(newest.map(Ok::<_, Infallible>)).expect("it cannot fail")
             }
             Entity::User(_) | Entity::Account(_) | Entity::Partition(_) => Vec::new(),
         };
@@ -189,7 +188,9 @@ impl View {
     /// The conversations that a user's stored directory has.
     pub(crate) fn directory_of(&self, user: UserId) -> BTreeSet<ConversationId> {
         let prefix = entity_key(&Entity::User(user));
-        let ViewReply::Entity { rows, .. } = self.entity(&Entity::User(user), 0) else { return BTreeSet::new() };
+        let ViewReply::Entity { rows, .. } = self.entity(&Entity::User(user), Recent::last(0)) else {
+            return BTreeSet::new();
+        };
         let joined = rows.iter().filter_map(|(key, value)| match Part::parse(key.strip_prefix(&prefix[..])?) {
             Some(Part::Directory(id)) => {
                 let row: DirectoryRow = decode_row(value).expect("only valid rows were stored");

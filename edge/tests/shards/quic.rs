@@ -49,8 +49,9 @@ async fn packets_reach_the_shard_that_the_client_chose_also_from_another_port() 
         let person = world.person("ada").await;
         let mut clients = Vec::new();
         for shard in (0..shards).map(ShardId::from_raw) {
-            for _ in 0..4 {
-                clients.push(Client::enter(&world, person, Some(shard)).await);
+            for number in 0..4 {
+                let device = world.device(person, u64::from(shard.raw()) * 4 + number).await;
+                clients.push(Client::enter(&world, device, Some(shard)).await);
             }
         }
         until("four each", || world.control.counters().iter().all(|shard| shard.sessions == 4)).await;
@@ -176,7 +177,7 @@ async fn stopping_tells_every_session_why() {
         let person = world.person("ada").await;
         let clients = [
             Client::enter(&world, person, Some(ShardId::from_raw(0))).await,
-            Client::enter(&world, person, Some(ShardId::from_raw(1))).await,
+            Client::enter(&world, world.device(person, 1).await, Some(ShardId::from_raw(1))).await,
         ];
         world.stop().await;
         for client in clients {

@@ -1,6 +1,7 @@
 //! A log and a view in memory, shared by the shards of one test. Everything is durable at once.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -104,7 +105,7 @@ impl Store for MemoryStore {
 impl Tables {
     fn answer(&self, query: ViewQuery) -> ViewReply {
         match query {
-            ViewQuery::Entity { entity, events_max } => {
+            ViewQuery::Entity { entity, recent } => {
                 let prefix = entity_key(&entity);
                 let rows = self.rows.range((Table::Entities, Bytes::from(prefix.clone()))..);
                 let rows = rows.map(|((_, key), value)| (key.clone(), value.clone()));
@@ -113,8 +114,8 @@ impl Tables {
                     Entity::Conversation(id) => self.events(id, Seq::ZERO, Seq::from_raw(u64::MAX)),
                     Entity::User(_) | Entity::Account(_) | Entity::Partition(_) => Vec::new(),
                 };
-                let skipped = events.len().saturating_sub(events_max);
-                ViewReply::Entity { rows, events: events[skipped..].to_vec() }
+                let events = recent.take(events.into_iter().rev().map(Ok::<_, Infallible>));
+                ViewReply::Entity { rows, events: events.expect("it cannot fail") }
             }
             ViewQuery::Events { conversation, from, to, size_max, order } => {
                 let mut events = self.events(conversation, from, to);

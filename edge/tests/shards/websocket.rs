@@ -224,11 +224,12 @@ async fn a_client_that_does_not_read_does_not_stop_the_others() {
     for &driver in DRIVERS {
         let world = World::new(1, driver).await;
         let person = world.person("ada").await;
+        let other = world.device(person, 1).await;
         let mut deaf = upgrade(&world, ShardId::from_raw(0), Early::Nothing);
         deaf.get_mut().sock.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
         let mut well = upgrade(&world, ShardId::from_raw(0), Early::Nothing);
         let deaf = blocking(move || {
-            deaf.send(hello(person)).unwrap();
+            deaf.send(hello(other)).unwrap();
             // Until both directions are full: its answers are not read, so it is not read from.
             for nonce in 1..100_000 {
                 let ping = frame::to_vec(&Ping { nonce, positions: &[] });

@@ -113,7 +113,15 @@ impl World {
         let owner = self.placement.shard(self.placement.of_account(name));
         let register = Request::Register { name: name.into(), display: name.into(), password: "x".into() };
         let Reply::Registered { user } = self.ask(owner, register).await else { panic!("{name} is not registered") };
-        let device = DeviceId::from_raw(user.raw() ^ 0x5555);
+        self.log_in(user, DeviceId::from_raw(user.raw() ^ 0x5555)).await
+    }
+
+    /// Logs another device of somebody in.
+    pub(crate) async fn device(&self, person: Person, number: u64) -> Person {
+        self.log_in(person.user, DeviceId::from_raw(person.device.raw() + number)).await
+    }
+
+    async fn log_in(&self, user: UserId, device: DeviceId) -> Person {
         let open = || Request::OpenDevice { user, device, secret: [1; 32], name: "test".into(), devices_max: 16 };
         // The user's own log learns of the registration a moment later.
         let deadline = tokio::time::Instant::now() + PATIENCE;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tern_core_shard::io::{Order, Row, ViewQuery, ViewReply};
+use tern_core_shard::io::{Order, Recent, Row, ViewQuery, ViewReply};
 use tern_protocol::stored::{Entity, Part, entity_key};
 use tern_protocol::{ConversationId, PartitionId, Seq, UserId};
 
@@ -18,7 +18,7 @@ fn entity<B: Backend>(
     entity: Entity,
     events_max: usize,
 ) -> (Vec<(Bytes, Bytes)>, Vec<Bytes>) {
-    match world.ask(ViewQuery::Entity { entity, events_max }) {
+    match world.ask(ViewQuery::Entity { entity, recent: Recent::last(events_max) }) {
         ViewReply::Entity { rows, events } => (rows, events),
         other @ ViewReply::Events(_) => panic!("asked for an entity: {other:?}"),
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use tern_core_shard::io::{AppendFailure, ViewQuery, ViewReply};
+use tern_core_shard::io::{AppendFailure, Recent, ViewQuery, ViewReply};
 use tern_protocol::PartitionId;
 use tern_protocol::stored::Entity;
 
@@ -33,7 +33,7 @@ fn after_a_failed_sync_nothing_is_confirmed_and_nothing_accepted_until_a_restart
         assert_eq!(refused.1, AppendFailure::Unavailable);
         assert!(matches!(world.running().health().journal, State::Failed(why) if why.contains("0001.seg")));
         let user = Entity::User(tern_protocol::UserId::from_raw(1));
-        let reply = world.ask(ViewQuery::Entity { entity: user, events_max: 0 });
+        let reply = world.ask(ViewQuery::Entity { entity: user, recent: Recent::last(0) });
         assert!(matches!(reply, ViewReply::Entity { .. }), "reads go on");
         world.crash();
         let mut world = World::open_caught_up(&rig, &place.0, PARTITIONS, 2);

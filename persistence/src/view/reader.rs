@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rtrb::{Consumer, Producer};
-use tern_core_shard::io::{Order, Table, ViewError, ViewQuery, ViewReply};
+use tern_core_shard::io::{Order, Recent, Table, ViewError, ViewQuery, ViewReply};
 use tern_protocol::stored::{Entity, entity_key, event_key};
 use tern_protocol::{ConversationId, Seq};
 
@@ -87,10 +87,10 @@ pub(super) fn answer(view: &dyn Engine, query: &ViewQuery) -> Result<ViewReply, 
     // One moment for rows and events: what was stored together is seen together.
     let moment = view.moment();
     match *query {
-        ViewQuery::Entity { ref entity, events_max } => {
+        ViewQuery::Entity { ref entity, recent } => {
             let rows = moment.prefix(Table::Entities, &entity_key(entity)).collect::<Result<_, _>>()?;
             let events = match *entity {
-                Entity::Conversation(id) => newest_events(&*moment, id, events_max)?,
+                Entity::Conversation(id) => newest_events(&*moment, id, recent)?,
                 Entity::User(_) | Entity::Account(_) | Entity::Partition(_) => Vec::new(),
             };
             Ok(ViewReply::Entity { rows, events })
@@ -109,12 +109,10 @@ pub(super) fn answer(view: &dyn Engine, query: &ViewQuery) -> Result<ViewReply, 
     }
 }
 
-fn newest_events(moment: &dyn Moment, conversation: ConversationId, max: usize) -> Result<Vec<Bytes>, EngineError> {
+fn newest_events(moment: &dyn Moment, conversation: ConversationId, recent: Recent) -> Result<Vec<Bytes>, EngineError> {
     let (first, last) = (event_key(conversation, Seq::ZERO), event_key(conversation, Seq::from_raw(u64::MAX)));
-    let newest = moment.range(Table::Events, &first, &last, Order::NewestFirst).take(max);
-    let mut events = newest.map(|row| row.map(|(_, value)| value)).collect::<Result<Vec<_>, _>>()?;
-    events.reverse();
-    Ok(events)
+    let newest = moment.range(Table::Events, &first, &last, Order::NewestFirst);
+    recent.take(newest.map(|row| row.map(|(_, value)| value)))
 }
 
 /// Values up to `size_max` bytes, but at least one.
