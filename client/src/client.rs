@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use crate::auth::Device;
 use crate::driver::Ask;
 use crate::outbox::{PostContent, SendError};
+use crate::pending::PendingSend;
 use crate::random;
 use crate::session::{Command, Query};
 use crate::tokens::{TokenError, Tokens};
@@ -149,18 +150,46 @@ impl Client {
 
     /// Sends a message with everything that it may carry, an edit or a recall, under a fresh name.
     pub fn post(&self, conversation: ConversationId, content: PostContent) -> SendHandle {
-        self.post_as(RequestId::from_raw(random::u128()), conversation, content)
+        let request = RequestId::from_raw(random::u128());
+        let checked = check(&content);
+        self.send_as(request, checked, Command::Post { request, conversation, content })
     }
 
-    /// As [`Self::post`], under a name of the caller's choice: one that survived a crash is stored once all the same.
-    pub fn post_as(&self, request: RequestId, conversation: ConversationId, content: PostContent) -> SendHandle {
+    /// Gives a message, edit or recall a name and a place in time, without sending it. A send that must be stored once even if this process
+    /// dies goes so: prepare it, store it durably ([`PendingSend::to_bytes`]), send it with [`Self::post_as`], forget it when that has ended.
+    ///
+    /// # Errors
+    /// [`RequestError::Stopped`].
+    pub async fn prepare(
+        &self,
+        conversation: ConversationId,
+        content: PostContent,
+    ) -> Result<PendingSend, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let request = RequestId::from_raw(random::u128());
+        let ask = Ask::Prepare(request, conversation, content, reply);
+        self.asks.send(ask).await.map_err(|_| RequestError::Stopped)?;
+        answer.await.map_err(|_| RequestError::Stopped)
+    }
+
+    /// Sends what was prepared, by this process or an earlier one. However often this is called, by however many processes one after another,
+    /// it is stored once: name, place and content together let the server tell, or let this client look. Where neither can, the send ends
+    /// with [`SendError::Rejected`] and `Rejoined`, or as [`SendError::Unconfirmed`], and is not sent again by itself.
+    ///
+    /// The name alone is not enough. A server remembers names for a while only; what was sent before that under the same name and another
+    /// `known` would be stored a second time.
+    pub fn post_as(&self, pending: PendingSend) -> SendHandle {
+        let checked = check(&pending.content);
+        self.send_as(pending.request, checked, Command::Resume(pending))
+    }
+
+    fn send_as(&self, request: RequestId, checked: Result<(), RejectCode>, command: Command) -> SendHandle {
         let (reply, end) = oneshot::channel();
         let handle = SendHandle { request, end };
-        if let Err(code) = check(&content) {
+        if let Err(code) = checked {
             let _ = reply.send(Err(SendError::Rejected(code)));
             return handle;
         }
-        let command = Command::Post { request, conversation, content };
         if let Err(refused) = self.asks.try_send(Ask::Post(request, command, reply)) {
             let error = match refused {
                 mpsc::error::TrySendError::Full(_) => SendError::QueueFull,

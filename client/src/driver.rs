@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tern_protocol::{CloseCode, RequestId};
+use tern_protocol::{CloseCode, ConversationId, RequestId};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::auth::AuthError;
 use crate::backoff::Backoff;
 use crate::connect::{self, Attempt, ConnectFailure, Connected, Transport};
-use crate::outbox::{SendError, SendState};
+use crate::outbox::{PostContent, SendError, SendState};
+use crate::pending::PendingSend;
 use crate::random;
 use crate::session::{Command, Output, Session};
 use crate::tokens::{Access, TokenError, Tokens};
@@ -30,6 +31,10 @@ pub(crate) const UPDATES_CHANNEL_SIZE: usize = 256;
 pub(crate) const ASKS_MAX: usize = 256;
 /// How long a close waits for answers that are under way.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// Times in a row that another connection of this device may take ours' place before it counts as another client. Unit: connections.
+const REPLACED_MAX: u32 = 3;
+/// A connection that lasted so long begins to count anew.
+const REPLACED_TIME: Duration = Duration::from_secs(60);
 /// Names the software in the hello.
 const CLIENT_NAME: &str = concat!("tern-client/", env!("CARGO_PKG_VERSION"));
 
@@ -43,6 +48,7 @@ pub(crate) enum Ask {
     Query(RequestId, Command, oneshot::Sender<Result<Answer, RequestError>>),
     Directory(oneshot::Sender<Vec<ConversationView>>),
     Positions(oneshot::Sender<Positions>),
+    Prepare(RequestId, ConversationId, PostContent, oneshot::Sender<PendingSend>),
     Rebind(oneshot::Sender<io::Result<()>>),
     Reconnect,
     Close(oneshot::Sender<()>),
@@ -103,6 +109,10 @@ pub(crate) struct Driver {
     backoff: Backoff,
     /// Whether the server refused the token since the last welcome: once is repaired by a fresh one.
     token_refused: bool,
+    /// Connections in a row that a newer one of the same device has taken the place of.
+    replaced: u32,
+    /// When the connection was welcomed.
+    online_since: Instant,
     /// The server said when to come back.
     drain_until: Option<Instant>,
     asks: mpsc::Receiver<Ask>,
@@ -141,6 +151,8 @@ impl Driver {
             phase: Phase::Waiting(Instant::now()),
             backoff: Backoff::default(),
             token_refused: false,
+            replaced: 0,
+            online_since: Instant::now(),
             drain_until: None,
             asks,
             updates,
@@ -200,6 +212,9 @@ impl Driver {
         match ask {
             Ask::Close(done) => self.begin_close(Some(done)),
             Ask::Positions(reply) => drop(reply.send(self.session.positions())),
+            Ask::Prepare(request, conversation, content, reply) => {
+                drop(reply.send(self.session.pending(request, conversation, content)));
+            }
             Ask::Rebind(reply) => drop(reply.send(self.dialer.rebind())),
             Ask::Post(_, _, reply) if stopped => drop(reply.send(Err(SendError::Stopped))),
             Ask::Query(_, _, reply) if stopped => drop(reply.send(Err(RequestError::Stopped))),
@@ -262,6 +277,7 @@ impl Driver {
         self.home = Some(home);
         self.backoff.reset();
         self.token_refused = false;
+        self.online_since = Instant::now();
         self.drain_until = None;
         self.phase = Phase::Online(link);
         self.set_state(ConnectionState::Online { transport });
@@ -293,10 +309,24 @@ impl Driver {
             self.authorize_afresh();
         } else if matches!(code, CloseCode::Revoked | CloseCode::BadToken) {
             self.stop(StopReason::LoggedOut);
+        } else if code == CloseCode::Replaced {
+            self.on_replaced();
         } else if passing || code.is_resumable() {
             self.wait(code.to_string());
         } else {
             self.stop(StopReason::Refused(code));
+        }
+    }
+
+    /// Another connection of this device took this one's place. Once in a while it is one of ours that was given up, or lost the race to be
+    /// the first. Time and again it is another client with the same session: to take the place back for ever would serve neither.
+    fn on_replaced(&mut self) {
+        let steady = self.online_since.elapsed() >= REPLACED_TIME;
+        self.replaced = if steady { 1 } else { self.replaced + 1 };
+        if self.replaced > REPLACED_MAX {
+            self.stop(StopReason::Refused(CloseCode::Replaced));
+        } else {
+            self.wait(CloseCode::Replaced.to_string());
         }
     }
 

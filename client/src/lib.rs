@@ -43,6 +43,7 @@ mod client;
 mod connect;
 mod driver;
 mod outbox;
+mod pending;
 mod private_file;
 mod random;
 mod session;
@@ -58,9 +59,10 @@ pub use client::{Client, Events, GroupOptions, Page, SendHandle};
 pub use connect::Transport;
 pub use driver::UPDATES_QUEUED_MAX;
 pub use outbox::{PostContent, Progress, SendError, SendState};
+pub use pending::PendingSend;
 /// The ids that appear everywhere.
 pub use tern_protocol::{
-    CloseCode, ConversationId, ConversationKind, DeviceId, RejectCode, RequestId, Seq, Timestamp, UserId,
+    CloseCode, ConversationId, ConversationKind, DeviceId, FrameError, RejectCode, RequestId, Seq, Timestamp, UserId,
 };
 pub use token_store::{StoredSession, TokenStore};
 pub use tokens::{Access, TokenError, Tokens};

@@ -9,6 +9,7 @@ use tern_protocol::client::{EditMessage, RecallMessage, SendMessage};
 use tern_protocol::limit::KNOWN_FRESH;
 use tern_protocol::{ConversationId, RejectCode, RequestId, Seq, Timestamp, UserId, frame};
 
+use crate::pending::PendingSend;
 use crate::view::Content;
 
 /// Unconfirmed posts of all conversations. Unit: posts. At 16 KiB each this is 16 MiB.
@@ -127,14 +128,26 @@ struct Post {
     request: RequestId,
     conversation: ConversationId,
     content: PostContent,
-    /// The position when it was first tried: the event it may have become lies behind it.
+    /// The newest event known to exist when it was first tried: the event it may have become lies behind it.
     known: u64,
-    transmitted: bool,
+    copies: Copies,
     attempts: u32,
     queued: Instant,
     expires: Instant,
     stage: Stage,
 }
+
+/// How often a post was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copies {
+    None,
+    One,
+    /// More than one, or an earlier process may have sent some.
+    Several,
+}
+
+/// The search of a post that needs none: only the head of a page is wanted.
+const HEAD_ONLY: u64 = u64::MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -174,20 +187,22 @@ impl Outbox {
         }
     }
 
-    /// Takes a post. `position` is the conversation's position at this moment.
-    pub(crate) fn push(
-        &mut self,
-        now: Instant,
-        request: RequestId,
-        conversation: ConversationId,
-        content: PostContent,
-        position: Option<u64>,
-    ) -> Progress {
+    /// Takes a post that was never sent. Its `known` is the newest event known to exist at this moment.
+    pub(crate) fn push(&mut self, now: Instant, post: PendingSend) -> Progress {
+        self.take(now, post, Copies::None)
+    }
+
+    /// Takes a post that an earlier process may have sent.
+    pub(crate) fn resume(&mut self, now: Instant, post: PendingSend) -> Progress {
+        self.take(now, post, Copies::Several)
+    }
+
+    fn take(&mut self, now: Instant, post: PendingSend, copies: Copies) -> Progress {
+        let PendingSend { request, conversation, known, content } = post;
         let state = if self.count < POSTS_MAX {
-            let expires = now + self.lifetime;
-            let known = position.unwrap_or(0);
-            let (transmitted, attempts, queued, stage) = (false, 0, now, Stage::Queued);
-            let post = Post { request, conversation, content, known, transmitted, attempts, queued, expires, stage };
+            let (known, expires) = (known.raw(), now + self.lifetime);
+            let (attempts, queued, stage) = (0, now, Stage::Queued);
+            let post = Post { request, conversation, content, known, copies, attempts, queued, expires, stage };
             self.enqueue(post);
             SendState::Pending
         } else {
@@ -271,9 +286,13 @@ impl Outbox {
         match code {
             Some(RejectCode::CatchUpFirst) if post.attempts < ATTEMPTS_MAX => {
                 post.attempts += 1;
-                post.stage = Stage::Searching { anchor: post.known, pages: 0, asked: false };
+                // The only copy there ever was is answered by this: it is not stored, and need not be looked for.
+                let anchor = if post.copies == Copies::One { HEAD_ONLY } else { post.known };
+                post.stage = Stage::Searching { anchor, pages: 0, asked: false };
                 None
             }
+            // Who is out by now is told so of whatever they ask: that says nothing of the attempts before.
+            Some(RejectCode::NotFound) if post.copies == Copies::Several => self.fail(request, SendError::Unconfirmed),
             Some(code) if code.is_retryable() && post.attempts < ATTEMPTS_MAX => {
                 post.attempts += 1;
                 let until = now + retry_after.max(retry_floor(post.attempts));
@@ -287,13 +306,14 @@ impl Outbox {
         }
     }
 
-    /// A page of the search for a post. `own` is the event found with that request id.
+    /// A page of the search for a post. `own` is the event found with that request id; the page is of a conversation of which `first` is the
+    /// first event that may be read, `head` the last.
     pub(crate) fn on_search_page(
         &mut self,
         request: RequestId,
         own: Option<(Seq, Timestamp)>,
         last: Option<u64>,
-        head: u64,
+        (first, head): (u64, u64),
         watch: bool,
     ) -> Option<Progress> {
         if let Some((seq, time)) = own {
@@ -302,6 +322,8 @@ impl Outbox {
         let post = self.find(request)?;
         let Stage::Searching { anchor, pages, .. } = post.stage else { return None };
         match last {
+            // Out and in again since: it may stand where this user may not look any more.
+            _ if first > anchor.saturating_add(1) => self.fail(request, SendError::Rejected(RejectCode::Rejoined)),
             Some(last) if last < head && pages + 1 < SEARCH_PAGES_MAX => {
                 post.stage = Stage::Searching { anchor: last.max(anchor), pages: pages + 1, asked: false };
                 None
@@ -309,7 +331,7 @@ impl Outbox {
             Some(last) if last < head => self.fail(request, SendError::Unconfirmed),
             // It is nowhere up to the head: not stored so far, and the server remembers requests from here on.
             Some(_) | None => {
-                post.known = head.max(anchor);
+                post.known = if anchor == HEAD_ONLY { head } else { head.max(anchor) };
                 post.stage = Stage::Queued;
                 None
             }
@@ -327,7 +349,7 @@ impl Outbox {
     /// Ends the posts whose time is over. Call until `None`.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<Progress> {
         let late = self.queues.values().flatten().find(|post| post.expires <= now)?;
-        let error = if late.transmitted { SendError::Unconfirmed } else { SendError::Expired };
+        let error = if late.copies == Copies::None { SendError::Expired } else { SendError::Unconfirmed };
         let request = late.request;
         self.fail(request, error)
     }
@@ -415,22 +437,31 @@ fn next_turn(queue: &VecDeque<Post>) -> Option<Instant> {
 }
 
 fn encode(post: &mut Post) -> Vec<u8> {
-    let known = if post.transmitted { post.known } else { KNOWN_FRESH };
-    post.transmitted = true;
-    let (request, conversation) = (post.request.raw(), post.conversation.raw());
-    match &post.content {
-        PostContent::Message { content, reply_to, mentions, body } => {
-            let mentions: Vec<u64> = mentions.iter().map(|user| user.raw()).collect();
-            let reply_to = reply_to.map_or(0, Seq::raw);
-            let content = content.raw();
-            frame::to_vec(&SendMessage { request, conversation, known, reply_to, content, mentions: &mentions, body })
-        }
-        PostContent::Edit { target, content, body } => {
-            let (target, content) = (target.raw(), content.raw());
-            frame::to_vec(&EditMessage { request, conversation, known, target, content, body })
-        }
-        PostContent::Recall { target } => {
-            frame::to_vec(&RecallMessage { request, conversation, known, target: target.raw() })
+    let (known, copies) = match post.copies {
+        Copies::None => (KNOWN_FRESH, Copies::One),
+        Copies::One | Copies::Several => (post.known, Copies::Several),
+    };
+    post.copies = copies;
+    post.content.encode(post.request, post.conversation, known)
+}
+
+impl PostContent {
+    /// The frame that says it.
+    pub(crate) fn encode(&self, request: RequestId, conversation: ConversationId, known: u64) -> Vec<u8> {
+        let (request, conversation) = (request.raw(), conversation.raw());
+        match self {
+            Self::Message { content, reply_to, mentions, body } => {
+                let mentions: Vec<u64> = mentions.iter().map(|user| user.raw()).collect();
+                let (reply_to, content, mentions) = (reply_to.map_or(0, Seq::raw), content.raw(), &mentions[..]);
+                frame::to_vec(&SendMessage { request, conversation, known, reply_to, content, mentions, body })
+            }
+            Self::Edit { target, content, body } => {
+                let (target, content) = (target.raw(), content.raw());
+                frame::to_vec(&EditMessage { request, conversation, known, target, content, body })
+            }
+            Self::Recall { target } => {
+                frame::to_vec(&RecallMessage { request, conversation, known, target: target.raw() })
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use tern_protocol::server::{self, HistoryPage};
 use tern_protocol::{ConversationId, Frame as _, FrameError, RequestId, Seq, UserId, frame};
 
 use crate::outbox::{Outbox, PostContent, Progress, Transmit};
+use crate::pending::PendingSend;
 use crate::update::{Answer, RequestError, Update};
 use crate::view::{ConversationView, EventView, Positions};
 use conversations::Conversation;
@@ -55,12 +56,32 @@ pub(crate) struct Welcomed {
 /// What the application wants.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Post { request: RequestId, conversation: ConversationId, content: PostContent },
-    Retry { request: RequestId },
-    Query { request: RequestId, query: Query },
-    MarkRead { conversation: ConversationId, seq: Seq, visible: u64 },
-    Typing { conversation: ConversationId, active: bool },
-    WatchPresence { users: Vec<UserId> },
+    Post {
+        request: RequestId,
+        conversation: ConversationId,
+        content: PostContent,
+    },
+    /// As `Post`, of what an earlier process may have sent.
+    Resume(PendingSend),
+    Retry {
+        request: RequestId,
+    },
+    Query {
+        request: RequestId,
+        query: Query,
+    },
+    MarkRead {
+        conversation: ConversationId,
+        seq: Seq,
+        visible: u64,
+    },
+    Typing {
+        conversation: ConversationId,
+        active: bool,
+    },
+    WatchPresence {
+        users: Vec<UserId>,
+    },
 }
 
 /// What must be done.
@@ -201,8 +222,11 @@ impl Session {
     pub(crate) fn on_command(&mut self, now: Instant, command: Command) {
         match command {
             Command::Post { request, conversation, content } => {
-                let position = self.conversations.get(&conversation).and_then(Conversation::position);
-                let progress = self.outbox.push(now, request, conversation, content, position);
+                let progress = self.outbox.push(now, self.pending(request, conversation, content));
+                self.tell_progress(progress);
+            }
+            Command::Resume(pending) => {
+                let progress = self.outbox.resume(now, pending);
                 self.tell_progress(progress);
             }
             Command::Retry { request } => {
@@ -277,6 +301,17 @@ impl Session {
     pub(crate) fn positions(&self) -> Positions {
         let placed = self.conversations.iter().filter_map(|(id, c)| Some((*id, Seq::from_raw(c.position()?))));
         Positions { user_seq: self.directory.user_seq(), conversations: placed.collect() }
+    }
+
+    /// A post that was never sent: what it may become stands behind what is known of its conversation at this moment.
+    pub(crate) fn pending(
+        &self,
+        request: RequestId,
+        conversation: ConversationId,
+        content: PostContent,
+    ) -> PendingSend {
+        let known = self.conversations.get(&conversation).map_or(0, Conversation::head);
+        PendingSend { request, conversation, known: Seq::from_raw(known), content }
     }
 
     /// The conversations, newest activity first; `None` until they are known.

@@ -152,7 +152,7 @@ pub enum Content {
 }
 
 impl Content {
-    const fn from_raw(raw: u8) -> Self {
+    pub(crate) const fn from_raw(raw: u8) -> Self {
         match raw {
             content::TEXT => Self::Text,
             content::OPAQUE => Self::Opaque,

@@ -245,3 +245,24 @@ async fn wait_until(condition: impl Fn() -> bool) {
     };
     tokio::time::timeout(PATIENCE, poll).await.expect("in time");
 }
+
+#[tokio::test]
+async fn two_clients_of_one_device_do_not_fight_for_ever() {
+    let fake = Fake::start(true).await;
+    let (client, mut events) = builder(&fake).transport(Transport::Quic).connect().await.expect("connects");
+    let mut welcomed = 0;
+    let reason = next_matching(&mut events, |update| match update {
+        Update::State(ConnectionState::Online { .. }) => {
+            welcomed += 1;
+            fake.close_all(CloseCode::Replaced);
+            None
+        }
+        Update::State(ConnectionState::Stopped(reason)) => Some(reason.clone()),
+        _ => None,
+    })
+    .await;
+    assert_eq!(reason, StopReason::Refused(CloseCode::Replaced));
+    // A connection whose close is lost counts as lost, so there may be more than the first and the three that took its place back.
+    assert!(welcomed >= 4, "{welcomed} connections");
+    client.close().await;
+}

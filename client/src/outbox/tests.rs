@@ -11,10 +11,15 @@ fn text(body: &str) -> PostContent {
     PostContent::Message { content: Content::Text, reply_to: None, mentions: Vec::new(), body }
 }
 
+fn post(request: u128, body: &str) -> PendingSend {
+    let (request, known) = (RequestId::from_raw(request), Seq::from_raw(40));
+    PendingSend { request, conversation: ROOM, known, content: text(body) }
+}
+
 fn outbox_with(now: Instant, count: u128) -> Outbox {
     let mut outbox = Outbox::new(Duration::from_secs(60));
     for request in 1..=count {
-        outbox.push(now, RequestId::from_raw(request), ROOM, text("x"), Some(40));
+        outbox.push(now, post(request, "x"));
     }
     outbox
 }
@@ -62,7 +67,7 @@ fn a_busy_server_is_left_alone_until_it_said() {
     transmitted(&mut outbox, now);
     let wait = Duration::from_secs(3);
     assert_eq!(outbox.on_reject(now, RequestId::from_raw(1), Some(RejectCode::Busy), wait), None);
-    outbox.push(now, RequestId::from_raw(2), ROOM, text("y"), None);
+    outbox.push(now, post(2, "y"));
     assert_eq!(transmitted(&mut outbox, now + wait / 2), []);
     assert_eq!(outbox.deadline(true), Some(now + wait));
     assert_eq!(transmitted(&mut outbox, now + wait), [(1, 40), (2, KNOWN_FRESH)]);
@@ -108,17 +113,63 @@ fn catching_up_finds_the_stored_event_or_sends_again_with_the_head() {
         outbox.on_reject(now, request, Some(RejectCode::CatchUpFirst), Duration::ZERO);
         assert!(matches!(outbox.poll(now), Some(Transmit::Search(_, _, 40))));
         assert!(outbox.poll(now).is_none());
-        assert_eq!(outbox.on_search_page(request, None, Some(296), 400, false), None);
+        assert_eq!(outbox.on_search_page(request, None, Some(296), (1, 400), false), None);
         assert!(matches!(outbox.poll(now), Some(Transmit::Search(_, _, 296))));
         if stored {
             let found = Some((Seq::from_raw(300), Timestamp::ZERO));
-            let done = outbox.on_search_page(request, found, Some(400), 400, false);
+            let done = outbox.on_search_page(request, found, Some(400), (1, 400), false);
             assert_eq!(done.map(|done| done.state), Some(SendState::Sent(Seq::from_raw(300))));
         } else {
-            assert_eq!(outbox.on_search_page(request, None, Some(400), 400, false), None);
+            assert_eq!(outbox.on_search_page(request, None, Some(400), (1, 400), false), None);
             assert_eq!(transmitted(&mut outbox, now), [(1, 400)]);
         }
     }
+}
+
+#[test]
+fn a_first_attempt_that_comes_too_late_is_sent_again_without_a_search() {
+    let now = Instant::now();
+    let request = RequestId::from_raw(1);
+    let mut outbox = outbox_with(now, 1);
+    transmitted(&mut outbox, now);
+    outbox.on_reject(now, request, Some(RejectCode::CatchUpFirst), Duration::ZERO);
+    assert!(matches!(outbox.poll(now), Some(Transmit::Search(_, _, HEAD_ONLY))));
+    assert_eq!(outbox.on_search_page(request, None, None, (1, 5_000), false), None);
+    assert_eq!(transmitted(&mut outbox, now), [(1, 5_000)]);
+}
+
+#[test]
+fn what_an_earlier_process_may_have_sent_is_never_a_first_attempt() {
+    let now = Instant::now();
+    let mut outbox = outbox_with(now, 0);
+    outbox.resume(now, post(1, "x"));
+    assert_eq!(transmitted(&mut outbox, now), [(1, 40)]);
+    outbox.on_reject(now, RequestId::from_raw(1), Some(RejectCode::CatchUpFirst), Duration::ZERO);
+    assert!(matches!(outbox.poll(now), Some(Transmit::Search(_, _, 40))));
+}
+
+#[test]
+fn a_search_that_may_not_see_everything_ends_as_unknown() {
+    let now = Instant::now();
+    let request = RequestId::from_raw(1);
+    let mut outbox = outbox_with(now, 0);
+    outbox.resume(now, post(1, "x"));
+    transmitted(&mut outbox, now);
+    outbox.on_reject(now, request, Some(RejectCode::CatchUpFirst), Duration::ZERO);
+    outbox.poll(now);
+    let done = outbox.on_search_page(request, None, Some(400), (300, 400), false).map(|done| done.state);
+    assert_eq!(done, Some(SendState::Failed(SendError::Rejected(RejectCode::Rejoined))));
+}
+
+#[test]
+fn who_is_out_by_now_is_not_told_that_an_earlier_attempt_failed() {
+    let now = Instant::now();
+    let mut outbox = outbox_with(now, 1);
+    transmitted(&mut outbox, now);
+    outbox.on_connected();
+    transmitted(&mut outbox, now);
+    let done = outbox.on_reject(now, RequestId::from_raw(1), Some(RejectCode::NotFound), Duration::ZERO);
+    assert_eq!(done.map(|done| done.state), Some(SendState::Failed(SendError::Unconfirmed)));
 }
 
 #[test]
@@ -135,7 +186,7 @@ fn a_refused_post_fails_with_the_reason_and_the_next_one_goes_on() {
 fn the_queue_is_bounded() {
     let now = Instant::now();
     let mut outbox = outbox_with(now, POSTS_MAX as u128);
-    let refused = outbox.push(now, RequestId::from_raw(9999), ROOM, text("x"), None);
+    let refused = outbox.push(now, post(9999, "x"));
     assert_eq!(refused.state, SendState::Failed(SendError::QueueFull));
 }
 

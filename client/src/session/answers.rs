@@ -78,8 +78,9 @@ impl Session {
                 let own = view.events.iter().find(|event| event.request == post && Some(event.sender) == self.me);
                 let own = own.map(|event| (event.seq, event.time));
                 let last = view.events.last().map(|event| event.seq.raw());
+                let ends = (view.first.raw(), view.head.raw());
                 let watch = self.is_direct(view.conversation);
-                if let Some(progress) = self.outbox.on_search_page(post, own, last, view.head.raw(), watch) {
+                if let Some(progress) = self.outbox.on_search_page(post, own, last, ends, watch) {
                     self.tell_progress(progress);
                 }
             }

@@ -61,6 +61,11 @@ impl Conversation {
         self.track.position()
     }
 
+    /// The last event known to exist.
+    pub(super) const fn head(&self) -> u64 {
+        self.track.head()
+    }
+
     pub(super) const fn view(&self) -> Option<&ConversationView> {
         self.view.as_ref()
     }

@@ -149,6 +149,11 @@ mod rkyv_serialize {
     pub(super) use rkyv::Serialize;
 }
 
+fn text(number: u128) -> PostContent {
+    let body = Bytes::from(number.to_string());
+    PostContent::Message { content: Content::Text, reply_to: None, mentions: Vec::new(), body }
+}
+
 struct World {
     server: Server,
     session: Session,
@@ -215,9 +220,8 @@ impl World {
     }
 
     fn send(&mut self, number: u128) {
-        let body = Bytes::from(number.to_string());
-        let content = PostContent::Message { content: Content::Text, reply_to: None, mentions: Vec::new(), body };
-        let command = Command::Post { request: RequestId::from_raw(number), conversation: ROOM, content };
+        let (request, content) = (RequestId::from_raw(number), text(number));
+        let command = Command::Post { request, conversation: ROOM, content };
         self.session.on_command(self.now, command);
         self.drain();
     }
@@ -311,6 +315,32 @@ proptest! {
             let end = world.ends.get(&RequestId::from_raw(number));
             prop_assert!(matches!(end, Some(SendState::Sent(_) | SendState::Delivered)), "{:?}", end);
         }
+    }
+}
+
+/// The process dies before or after the server stored what was sent; the next one knows what was kept, and much has been said meanwhile.
+#[test]
+fn a_send_that_outlives_its_process_is_stored_once() {
+    for (stored, meanwhile) in [(true, 0), (false, 0), (true, 300), (false, 300)] {
+        let mut world = settled();
+        let request = RequestId::from_raw(7);
+        let kept = world.session.pending(request, ROOM, text(7)).to_bytes();
+        if stored {
+            world
+                .session
+                .on_command(world.now, Command::Resume(PendingSend::from_bytes(&kept).expect("its own bytes")));
+            world.drain();
+        }
+        for _ in 0..meanwhile {
+            world.server.append(PEER, 0, b"much");
+        }
+        let next = World::new();
+        let mut world = World { server: world.server, ..next };
+        world.session.on_command(world.now, Command::Resume(PendingSend::from_bytes(&kept).expect("its own bytes")));
+        world.settle();
+        let copies = world.server.requests.iter().filter(|(_, other)| *other == request.raw()).count();
+        assert_eq!(copies, 1, "stored by the first process: {stored}, then {meanwhile} events");
+        assert!(matches!(world.ends.get(&request), Some(SendState::Sent(_) | SendState::Delivered)));
     }
 }
 
