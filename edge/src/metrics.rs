@@ -156,6 +156,7 @@ const STORE: &[Row<StoreCounters>] = &[
     ("view_bytes", "Keys and values in those commits", Counter, |store| store.view_bytes),
     ("view_commit_microseconds_max", "Time in commits of the view, longest", Gauge, |store| store.view_commit_us_max),
     ("view_checkpoints", "Times the view was synced", Counter, |store| store.checkpoints),
+    ("view_heals", "Times the view was opened again after a full disk", Counter, |store| store.view_heals),
     ("view_queries", "Questions answered", Counter, |store| store.queries),
     ("view_queries_refused", "Questions refused: too many wait", Counter, |store| store.queries_refused),
     ("view_query_failures", "Questions that reading failed for", Counter, |store| store.query_failures),

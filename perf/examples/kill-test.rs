@@ -91,6 +91,7 @@ async fn run(plan: &Plan) -> Result<Report, LoadError> {
         directory: plan.directory.clone(),
         clients: plan.clients,
         interval: Duration::from_millis(10),
+        body_size: 0,
     })
     .await?;
     let mut random = plan.seed;

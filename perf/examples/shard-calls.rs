@@ -76,6 +76,7 @@ async fn watch(binary: &Path, driver: &str) -> Result<BTreeMap<String, u64>, Loa
         directory: directory.clone(),
         clients: 6,
         interval: Duration::from_millis(5),
+        body_size: 0,
     })
     .await?;
     let threads = shard_threads(&server)?;

@@ -1,6 +1,7 @@
 //! Clients that chat without pause, in one group and in pairs, over QUIC and WebSocket, and write everything into the ledger.
 //! Bounded by who runs it: clients, rate, and the moment it is told to finish.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tern_client::{
     Transport, Trust, Update,
 };
 use tern_protocol::limit::HISTORY_PAGE_MAX;
+use tern_protocol::placement::{mix_bytes, mix64};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -37,6 +39,8 @@ pub struct LoadPlan {
     pub clients: u32,
     /// Between two messages of one client.
     pub interval: Duration,
+    /// What a message has at least. Unit: bytes.
+    pub body_size: usize,
 }
 
 /// Why a load could not be run.
@@ -100,7 +104,13 @@ impl Load {
                 .filter(|(members, _)| members.contains(&index))
                 .map(|(_, conversation)| *conversation)
                 .collect();
-            let chat = Chatter { index, client: client.clone(), conversations: mine, interval: plan.interval };
+            let chat = Chatter {
+                index,
+                client: client.clone(),
+                conversations: mine,
+                interval: plan.interval,
+                body_size: plan.body_size,
+            };
             senders.push(tokio::spawn(chat.run(stopped.clone(), Arc::clone(&ledger))));
         }
         Ok(Self { plan, ledger, stop, senders, screens, clients })
@@ -151,6 +161,7 @@ struct Chatter {
     client: Client,
     conversations: Vec<ConversationId>,
     interval: Duration,
+    body_size: usize,
 }
 
 impl Chatter {
@@ -165,7 +176,7 @@ impl Chatter {
                 _ = tick.tick(), if unended.len() < UNENDED_MAX => {
                     let at = usize::try_from(count).unwrap_or(0) % self.conversations.len().max(1);
                     let Some(conversation) = self.conversations.get(at).copied() else { break };
-                    let body = format!("m {} {count}", self.index);
+                    let body = padded(format!("m {} {count}", self.index), self.body_size);
                     let handle = self.client.send(conversation, &body);
                     unended.spawn(async move { (body, handle.await) });
                     count += 1;
@@ -179,6 +190,16 @@ impl Chatter {
         }
         sent
     }
+}
+
+/// Lengthens a message with what no database compresses.
+fn padded(mut body: String, size: usize) -> String {
+    let mut random = mix_bytes(body.as_bytes());
+    while body.len() < size {
+        random = mix64(random);
+        let _ = write!(body, " {random:016x}");
+    }
+    body
 }
 
 /// A message has ended.

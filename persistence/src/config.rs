@@ -17,6 +17,10 @@ pub(crate) const BATCH_SIZE_LIMIT: usize = 4 * 1024 * 1024;
 /// Smallest `batch_size_max`. Unit: bytes. The largest record must fit, and the opening of a segment.
 pub(crate) const BATCH_SIZE_MIN: usize = 128 * 1024;
 
+/// What one compaction of the view writes before it removes anything. Unit: bytes. Its tables have 64 MiB: a table of one level and the
+/// ten that it overlaps in the next, or the first level and the four of the second; twice the larger, because not every choice is the best.
+const COMPACTION_SIZE_MAX: u64 = 2 * 11 * 64 * 1024 * 1024;
+
 const _: () = assert!(BATCH_SIZE_MIN >= FRAME_SIZE_MAX + 2 * PAGE_SIZE);
 const _: () = assert!(BATCH_SIZE_MIN >= PARTITION_COUNT_MAX as usize * 8 + PAGE_SIZE);
 
@@ -67,8 +71,8 @@ pub struct EmbeddedConfig {
     pub checkpoint_interval: Duration,
     /// Rows after which the view is synced earlier. Unit: bytes. Default 32 MiB, half a segment.
     pub checkpoint_size: u64,
-    /// Free space below which nothing more is accepted, so that view and journal never hit the end of the disk in mid-write.
-    /// Unit: bytes. Default 256 MiB.
+    /// Free space that is left to others. Nothing more is accepted below this and what the store itself still has to write then, so that
+    /// its own growth never fills the disk. Unit: bytes. Default 256 MiB.
     pub free_space_min: u64,
     /// A write to the journal that takes longer makes the health degraded. Unit: time. Default 1 s.
     pub commit_slow: Duration,
@@ -118,6 +122,18 @@ impl EmbeddedConfig {
             #[cfg(feature = "sabotage")]
             off: self.sabotage,
         }
+    }
+
+    /// What the store still has to write when it stops taking anything. Unit: bytes. A segment that is being made; the rows that the view
+    /// has only in memory; and a compaction's result, which stands beside what it was made of: at most all of the view.
+    pub(crate) fn space_reserve(&self, view_size: u64) -> u64 {
+        self.segment_size + self.unflushed_size_max() + view_size.min(COMPACTION_SIZE_MAX)
+    }
+
+    /// Rows that the view may have only in memory and in its own journal. Unit: bytes. Two tables, each with one memtable that is filled and
+    /// one that is flushed; a batch more in each.
+    pub(crate) const fn unflushed_size_max(&self) -> u64 {
+        4 * (self.view_memtable_size + self.view_batch_size_max as u64)
     }
 
     /// The first bound that cannot work: its name and what it must be.

@@ -68,7 +68,7 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, files: &Arc<dyn 
     let Parts { lock, view, applied, status, synced, writer, preparer, lanes, halves } = parts;
     let report = writer.report();
     log_report(&report);
-    let watch = Watch::new(&config.directory, config.free_space_min, Arc::clone(&status))?;
+    let watch = Watch::new(&config, Arc::clone(&view), Arc::clone(&status))?;
 
     let start = |name, body| Running::start(name, body).map_err(OpenError::io(&config.directory, "start a thread"));
     let journal = start("tern-journal", takes_turns(writer, &status.journal))?;

@@ -81,6 +81,8 @@ pub struct Counters {
     pub view_commit_us_max: u64,
     /// Times the view was synced.
     pub checkpoints: u64,
+    /// Times the view was opened again after the disk was full.
+    pub view_heals: u64,
     /// Questions answered.
     pub queries: u64,
     /// Questions refused because too many wait.
@@ -124,6 +126,7 @@ pub(crate) struct Status {
     pub(crate) view_bytes: AtomicU64,
     pub(crate) view_commit_us_max: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
+    view_heals: AtomicU64,
     pub(crate) queries: AtomicU64,
     pub(crate) queries_refused: AtomicU64,
     query_failures: AtomicU64,
@@ -146,6 +149,10 @@ pub(crate) struct Status {
     pub(crate) view_bell: Doorbell,
     wait: AtomicU8,
     space_low: AtomicBool,
+    /// Space has been low since the view was last synced.
+    space_was_low: AtomicBool,
+    /// The view takes nothing until it has been opened again.
+    view_broken: AtomicBool,
     /// Start of the running commit, microseconds since `start`, plus 1; 0 when none runs.
     commit_started: AtomicU64,
     commit_slow: Duration,
@@ -194,6 +201,7 @@ impl Status {
             view_bytes: AtomicU64::new(0),
             view_commit_us_max: AtomicU64::new(0),
             checkpoints: AtomicU64::new(0),
+            view_heals: AtomicU64::new(0),
             queries: AtomicU64::new(0),
             queries_refused: AtomicU64::new(0),
             query_failures: AtomicU64::new(0),
@@ -208,6 +216,8 @@ impl Status {
             view_bell: Doorbell::default(),
             wait: AtomicU8::new(Wait::None as u8),
             space_low: AtomicBool::new(false),
+            space_was_low: AtomicBool::new(false),
+            view_broken: AtomicBool::new(false),
             commit_started: AtomicU64::new(0),
             commit_slow,
             journal_failure: OnceLock::new(),
@@ -223,6 +233,7 @@ impl Status {
     pub(crate) fn accepts(&self) -> bool {
         !self.stopped.load(Acquire)
             && !self.space_low.load(Relaxed)
+            && !self.view_broken.load(Relaxed)
             && self.journal_failure.get().is_none()
             && self.view_failure.get().is_none()
     }
@@ -339,6 +350,7 @@ impl Status {
 
     /// Says whether the disk is nearly full; a change is logged.
     pub(crate) fn set_space_low(&self, low: bool) {
+        self.space_was_low.fetch_or(low, Relaxed);
         if self.space_low.swap(low, Relaxed) != low {
             if low {
                 tracing::warn!("disk nearly full: nothing more is accepted until there is space");
@@ -351,6 +363,31 @@ impl Status {
 
     pub(crate) fn space_low(&self) -> bool {
         self.space_low.load(Relaxed)
+    }
+
+    /// Whether the disk may have been full when something failed.
+    pub(crate) fn was_space_low(&self) -> bool {
+        self.space_was_low.load(Relaxed)
+    }
+
+    /// The view works: what fails from here on has another reason, unless space is low again.
+    pub(crate) fn forget_space_low(&self) {
+        self.space_was_low.store(self.space_low(), Relaxed);
+    }
+
+    /// The disk was full: the view takes nothing until it has been opened again.
+    pub(crate) fn break_view(&self, reason: &str) {
+        tracing::error!(%reason, "the disk was full: nothing is accepted until there is space and the view has been opened again");
+        self.view_broken.store(true, Relaxed);
+        // Until whoever watches the space says otherwise.
+        self.set_space_low(true);
+    }
+
+    /// The view was opened again, and has everything that it had confirmed.
+    pub(crate) fn heal_view(&self) {
+        tracing::info!("the view has been opened again and goes on");
+        self.view_broken.store(false, Relaxed);
+        self.view_heals.fetch_add(1, Relaxed);
     }
 
     /// A write to the journal begins.
@@ -407,6 +444,9 @@ impl Status {
         if self.space_low() {
             return State::Degraded("disk nearly full: rows wait until there is space".into());
         }
+        if self.view_broken.load(Relaxed) {
+            return State::Degraded("the disk was full: the view is being opened again".into());
+        }
         let damages = self.view_damages.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = damages.first() {
             let others = damages.len() - 1;
@@ -442,6 +482,7 @@ impl Status {
             view_bytes: self.view_bytes.load(Relaxed),
             view_commit_us_max: self.view_commit_us_max.load(Relaxed),
             checkpoints: self.checkpoints.load(Relaxed),
+            view_heals: self.view_heals.load(Relaxed),
             queries: self.queries.load(Relaxed),
             queries_refused: self.queries_refused.load(Relaxed),
             query_failures: self.query_failures.load(Relaxed),

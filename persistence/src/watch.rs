@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::EmbeddedConfig;
 use crate::error::OpenError;
 use crate::status::Status;
+use crate::view::View;
 
 /// Longest time between two looks: a directory that was taken away is noticed within as much. Unit: time.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -49,18 +51,18 @@ impl Place {
 /// The watching thread's state.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    directory: PathBuf,
+    config: EmbeddedConfig,
     places: Vec<Place>,
-    free_space_min: u64,
+    view: View,
     status: Arc<Status>,
 }
 
 impl Watch {
     /// Remembers what the open store consists of, and looks at the space for the first time.
-    pub(crate) fn new(directory: &Path, free_space_min: u64, status: Arc<Status>) -> Result<Self, OpenError> {
+    pub(crate) fn new(config: &EmbeddedConfig, view: View, status: Arc<Status>) -> Result<Self, OpenError> {
         let names = ["", "lock", "identity", "journal", "view"];
-        let places = names.iter().map(|name| Place::of(directory.join(name))).collect::<Result<_, _>>()?;
-        let mut watch = Self { directory: directory.into(), places, free_space_min, status };
+        let places = names.iter().map(|name| Place::of(config.directory.join(name))).collect::<Result<_, _>>()?;
+        let mut watch = Self { config: config.clone(), places, view, status };
         watch.look_at_space();
         Ok(watch)
     }
@@ -81,10 +83,11 @@ impl Watch {
 
     /// Stops taking anything before the disk is full; says when to look again.
     fn look_at_space(&mut self) -> Duration {
-        let Some(free) = free_space(&self.directory) else { return PAUSE_MAX };
+        let Some(free) = free_space(&self.config.directory) else { return PAUSE_MAX };
         let low = self.status.space_low();
+        let floor = self.config.free_space_min.saturating_add(self.config.space_reserve(self.view.size()));
         // An eighth more to begin again, so that it does not flutter.
-        let needed = if low { self.free_space_min / 8 * 9 } else { self.free_space_min };
+        let needed = if low { floor / 8 * 9 } else { floor };
         self.status.set_space_low(free < needed);
         if self.status.space_low() {
             return PAUSE_MAX;

@@ -29,6 +29,16 @@ pub(crate) trait Engine: fmt::Debug + Send + Sync {
 
     /// The database as it is at this moment.
     fn moment(&self) -> Box<dyn Moment + '_>;
+
+    /// What its tables take on the disk. Unit: bytes.
+    fn size(&self) -> u64;
+
+    /// Whether it takes a batch without waiting for its own work to catch up. An error when that work has ended.
+    fn is_ready(&self) -> Result<bool, EngineError>;
+
+    /// Closes it and opens it again, and makes everything that it then has durable, from memory: no sync that failed is believed. Returns
+    /// the checkpoints. Moments wait meanwhile.
+    fn reopen(&self) -> Result<Vec<u64>, EngineError>;
 }
 
 /// The open view, shared by its threads.
@@ -51,6 +61,8 @@ pub(crate) trait Moment {
 pub(crate) enum EngineError {
     /// It may do it the next time.
     Failed(String),
+    /// The disk is full.
+    Full(String),
     /// What is stored is damaged: the same again gives the same. The text names the file where that is known.
     Damaged(String),
 }
@@ -58,7 +70,7 @@ pub(crate) enum EngineError {
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(text) | Self::Damaged(text) => f.write_str(text),
+            Self::Failed(text) | Self::Full(text) | Self::Damaged(text) => f.write_str(text),
         }
     }
 }

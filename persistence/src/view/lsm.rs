@@ -2,7 +2,10 @@
 //! ours. Knows which file is damaged; repairs nothing but the torn end of its journal, see [`super::tail`].
 
 use std::fs::File;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fjall::{AbstractTree, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
@@ -18,6 +21,13 @@ use crate::view::tail;
 
 /// Threads that flush and compact. Unit: threads.
 pub(crate) const WORKERS: usize = 2;
+/// Memtables that may wait to be flushed when a batch comes. Unit: memtables of one table. At 4, fjall lets a commit wait for ever if the
+/// worker that should flush them has died.
+const SEALED_MAX: usize = 2;
+/// Files that may wait to be sorted into the others when a batch comes. Unit: files of one table. At 30 fjall lets a commit wait.
+const UNSORTED_MAX: usize = 20;
+/// Between two looks at memtables that are flushed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 const FORMAT_KEY: &[u8] = b"format";
 const PARTITIONS_KEY: &[u8] = b"partitions";
 /// In events and entities: which of them it is. Shorter than the key of any row.
@@ -37,6 +47,7 @@ pub(crate) struct Lsm {
     entities: Keyspace,
     meta: Keyspace,
     directory: PathBuf,
+    unflushed_size_max: u64,
 }
 
 impl Lsm {
@@ -82,7 +93,8 @@ impl Lsm {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(config.view_memtable_size);
         let open = |name| database.keyspace(name, options).map_err(failed);
         let (events, entities, meta) = (open("events")?, open("entities")?, open("meta")?);
-        let lsm = Self { database, events, entities, meta, directory };
+        let unflushed_size_max = config.unflushed_size_max();
+        let lsm = Self { database, events, entities, meta, directory, unflushed_size_max };
         lsm.compare_with_journal(kept)?;
         lsm.check_tables()?;
         lsm.identify(config.partitions)?;
@@ -197,8 +209,35 @@ impl Lsm {
         version.iter_tables().map(|table| table.path.to_path_buf()).collect()
     }
 
+    const fn keyspaces(&self) -> [&Keyspace; 3] {
+        [&self.events, &self.entities, &self.meta]
+    }
+
+    /// A moment that keeps the database open.
+    pub(super) fn moment_of(lsm: Arc<Self>) -> Box<dyn Moment> {
+        Box::new(LsmMoment { snapshot: lsm.database.snapshot(), lsm })
+    }
+
+    /// Writes what is only in memory and in the journal file into tables, and waits until it is there.
+    pub(super) fn flush_all(&self) -> Result<(), EngineError> {
+        for keyspace in self.keyspaces() {
+            keyspace.rotate_memtable().map_err(|error| self.failed(&error))?;
+        }
+        while self.keyspaces().into_iter().any(|keyspace| keyspace.sealed_memtable_count() > 0) {
+            self.database.persist(PersistMode::Buffer).map_err(|error| self.failed(&error))?;
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        self.persist()
+    }
+
     fn failed(&self, error: &fjall::Error) -> EngineError {
-        EngineError::Failed(format!("{}: {error}", self.directory.display()))
+        let text = format!("{}: {error}", self.directory.display());
+        match error {
+            fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) if is_full(source) => {
+                EngineError::Full(text)
+            }
+            _ => EngineError::Failed(text),
+        }
     }
 
     /// What a read of these keys failed with. Finds the damaged table by reading the same keys from each of them.
@@ -237,6 +276,26 @@ impl Engine for Lsm {
     fn moment(&self) -> Box<dyn Moment + '_> {
         Box::new(LsmMoment { lsm: self, snapshot: self.database.snapshot() })
     }
+
+    fn size(&self) -> u64 {
+        self.keyspaces().into_iter().map(Keyspace::disk_space).sum()
+    }
+
+    fn is_ready(&self) -> Result<bool, EngineError> {
+        let behind = |keyspace: &Keyspace| {
+            keyspace.sealed_memtable_count() > SEALED_MAX || keyspace.l0_table_count() > UNSORTED_MAX
+        };
+        if self.database.write_buffer_size() <= self.unflushed_size_max && !self.keyspaces().into_iter().any(behind) {
+            return Ok(true);
+        }
+        // Says whether its workers have died.
+        self.database.persist(PersistMode::Buffer).map_err(|error| self.failed(&error))?;
+        Ok(false)
+    }
+
+    fn reopen(&self) -> Result<Vec<u64>, EngineError> {
+        Err(EngineError::Failed("an open database is not opened again".into()))
+    }
 }
 
 impl std::fmt::Debug for Lsm {
@@ -245,12 +304,12 @@ impl std::fmt::Debug for Lsm {
     }
 }
 
-struct LsmMoment<'a> {
-    lsm: &'a Lsm,
+struct LsmMoment<L> {
+    lsm: L,
     snapshot: Snapshot,
 }
 
-impl Moment for LsmMoment<'_> {
+impl<L: Deref<Target = Lsm>> Moment for LsmMoment<L> {
     fn prefix(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
         let rows = self.snapshot.prefix(self.lsm.keyspace(table), prefix);
         // No key is longer than the longest prefix and this.
@@ -269,7 +328,7 @@ impl Moment for LsmMoment<'_> {
     }
 }
 
-impl LsmMoment<'_> {
+impl<L: Deref<Target = Lsm>> LsmMoment<L> {
     fn row(&self, table: Table, first: &[u8], last: &[u8], row: Guard) -> Result<(Bytes, Bytes), EngineError> {
         match row.into_inner() {
             Ok((key, value)) => Ok((key.into(), value.into())),
@@ -289,6 +348,10 @@ fn sync_tree(directory: &Path) -> std::io::Result<()> {
         }
     }
     File::open(directory)?.sync_all()
+}
+
+pub(super) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Whether asking again will give the same. What is read with a wrong checksum or a wrong form stays so; a bad sector (`EIO`) has been

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "conformance")]
 pub mod crash;
+mod door;
 mod doorbell;
 mod engine;
 mod lsm;
@@ -24,7 +25,6 @@ pub(crate) use writer::{ViewLane, ViewWriter};
 
 /// Opens or creates the view, and reads how far each partition has been applied.
 pub(crate) fn open(config: &EmbeddedConfig) -> Result<(View, Vec<u64>), OpenError> {
-    let lsm = lsm::Lsm::open(config, lsm::WORKERS)?;
-    let applied = lsm.checkpoints(config.partitions)?;
-    Ok((Arc::new(lsm), applied))
+    let (door, applied) = door::Door::open(config)?;
+    Ok((Arc::new(door), applied))
 }

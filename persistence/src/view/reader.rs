@@ -64,7 +64,7 @@ fn serve(view: &View, status: &Status, lane: &mut ReaderLane) -> u64 {
                 status.view_answered();
                 Ok(reply)
             }
-            Err(EngineError::Failed(reason)) => {
+            Err(EngineError::Failed(reason) | EngineError::Full(reason)) => {
                 status.view_read_failed(&reason);
                 Err(ViewError::Failed)
             }

@@ -59,6 +59,14 @@ struct Draft {
     stores: u64,
 }
 
+/// What stood still when the disk was full.
+#[derive(Debug)]
+struct Broken {
+    /// What could not be committed, and what it counts for. Unit: bytes.
+    batch: Option<(Batch, u64)>,
+    reason: String,
+}
+
 /// [`Table`] as a key of a hash map.
 type Table2 = u8;
 
@@ -69,8 +77,12 @@ pub(crate) struct ViewWriter {
     synced: Arc<Synced>,
     lanes: Vec<Lane>,
     lane_first: usize,
-    /// Per partition what is committed.
+    /// Per partition what is in the batches made so far.
     applied: Vec<u64>,
+    /// Per partition what is committed.
+    committed: Vec<u64>,
+    /// The disk was full: until the view has been opened again, nothing is committed, synced or confirmed.
+    broken: Option<Broken>,
     batch_size_max: usize,
     checkpoint_interval: Duration,
     checkpoint_size: u64,
@@ -96,7 +108,9 @@ impl ViewWriter {
             synced,
             lanes: lanes.into_iter().map(|ends| Lane { ends, pending: BTreeMap::new() }).collect(),
             lane_first: 0,
+            committed: applied.clone(),
             applied,
+            broken: None,
             batch_size_max: config.view_batch_size_max,
             checkpoint_interval: config.checkpoint_interval,
             checkpoint_size: config.checkpoint_size,
@@ -110,8 +124,7 @@ impl ViewWriter {
     pub(crate) fn run(mut self) -> Result<(), String> {
         loop {
             let stopped = self.status.is_stopped();
-            self.deliver();
-            let found = if self.status.space_low() { Found::Nothing } else { self.turn() };
+            let found = if self.status.space_low() { Found::Nothing } else { self.heal_or_turn() };
             if let Some(reason) = self.status.view_failed() {
                 let reason = reason.to_owned();
                 self.sleep_until_stopped();
@@ -121,8 +134,9 @@ impl ViewWriter {
                 return Ok(());
             }
             if stopped && found == Found::Nothing {
-                return self.checkpoint();
+                return self.broken.take().map_or_else(|| self.checkpoint(), |broken| Err(broken.reason));
             }
+            self.deliver();
             if self.checkpoint_due() {
                 self.checkpoint().ok();
             } else {
@@ -162,8 +176,17 @@ impl ViewWriter {
         }
     }
 
+    pub(super) fn heal_or_turn(&mut self) -> Found {
+        if self.broken.is_some() { self.heal() } else { self.turn() }
+    }
+
     /// Commits what is queued, up to one batch.
     pub(super) fn turn(&mut self) -> Found {
+        match self.view.is_ready() {
+            Ok(true) => {}
+            Ok(false) => return Found::Some,
+            Err(error) => return self.fail(error, None),
+        }
         let mut draft = Draft::default();
         let count = self.lanes.len();
         for turn in 0..count {
@@ -193,31 +216,74 @@ impl ViewWriter {
             return Found::Nothing;
         }
         let found = if draft.size < self.batch_size_max { Found::Some } else { Found::Much };
-        if let Err(error) = self.commit(draft) {
-            self.status.fail_view(error.to_string());
-            return Found::Nothing;
+        let partitions = self.lanes.iter().flat_map(|lane| lane.pending.keys());
+        let reached = |partition: &PartitionId| Some((*partition, *self.applied.get(usize::from(partition.raw()))?));
+        let batch = Batch { rows: draft.rows, applied: partitions.filter_map(reached).collect() };
+        if let Err(error) = self.commit(batch.clone(), draft.size as u64) {
+            return self.fail(error, Some((batch, draft.size as u64)));
         }
         self.deliver();
         found
     }
 
-    fn commit(&mut self, draft: Draft) -> Result<(), EngineError> {
+    fn commit(&mut self, batch: Batch, size: u64) -> Result<(), EngineError> {
         let began = Instant::now();
-        let rows = draft.rows.len() as u64;
-        let partitions = self.lanes.iter().flat_map(|lane| lane.pending.keys());
-        let reached = |partition: &PartitionId| Some((*partition, *self.applied.get(usize::from(partition.raw()))?));
-        self.view.commit(Batch { rows: draft.rows, applied: partitions.filter_map(reached).collect() })?;
+        let rows = batch.rows.len() as u64;
+        self.view.commit(batch)?;
+        self.committed.clone_from(&self.applied);
         self.unsynced = true;
-        self.unsynced_size += draft.size as u64;
+        self.unsynced_size += size;
         self.status.view_commits.fetch_add(1, Relaxed);
         self.status.view_rows.fetch_add(rows, Relaxed);
-        self.status.view_bytes.fetch_add(draft.size as u64, Relaxed);
+        self.status.view_bytes.fetch_add(size, Relaxed);
         self.status.view_commit_us_max.fetch_max(micros(began.elapsed()), Relaxed);
         Ok(())
     }
 
+    /// The database takes nothing more. After a full disk that passes; after anything else nobody knows what is on the disk.
+    fn fail(&mut self, error: EngineError, batch: Option<(Batch, u64)>) -> Found {
+        if matches!(error, EngineError::Full(_)) || self.status.was_space_low() {
+            let reason = error.to_string();
+            self.status.break_view(&reason);
+            self.broken = Some(Broken { batch, reason });
+        } else {
+            self.status.fail_view(error.to_string());
+        }
+        Found::Nothing
+    }
+
+    /// Opens the view again now that the disk has space, and goes on where it was.
+    fn heal(&mut self) -> Found {
+        let Some(Broken { batch, .. }) = self.broken.take() else { return Found::Nothing };
+        let applied = match self.view.reopen() {
+            Ok(applied) => applied,
+            Err(error) if matches!(error, EngineError::Full(_)) || self.status.space_low() => {
+                return self.fail(error, batch);
+            }
+            Err(error) => {
+                self.status.fail_view(error.to_string());
+                return Found::Nothing;
+            }
+        };
+        if applied.iter().zip(&self.committed).any(|(applied, committed)| applied < committed) {
+            self.status.fail_view("rows that were confirmed were lost when the disk was full".into());
+            return Found::Nothing;
+        }
+        self.status.heal_view();
+        if let Some((batch, size)) = batch
+            && let Err(error) = self.commit(batch.clone(), size)
+        {
+            return self.fail(error, Some((batch, size)));
+        }
+        self.deliver();
+        Found::Some
+    }
+
     /// Confirms to the shards what is committed.
     fn deliver(&mut self) {
+        if self.broken.is_some() {
+            return;
+        }
         for lane in &mut self.lanes {
             let mut ring = false;
             while let Some((partition, stored)) = lane.pending.pop_first() {
@@ -237,7 +303,7 @@ impl ViewWriter {
         let age = self.synced_at.elapsed();
         let wanted = self.status.journal_wants_segment.load(SeqCst) && age >= CHECKPOINT_PAUSE;
         let due = age >= self.checkpoint_interval || self.unsynced_size >= self.checkpoint_size || wanted;
-        self.unsynced && due
+        self.unsynced && due && self.broken.is_none()
     }
 
     /// Syncs, and then tells the journal what it need not keep.
@@ -250,13 +316,14 @@ impl ViewWriter {
             && let Err(error) = self.view.persist()
         {
             let reason = error.to_string();
-            self.status.fail_view(reason.clone());
+            self.fail(error, None);
             return Err(reason);
         }
+        self.status.forget_space_low();
         self.unsynced = false;
         self.unsynced_size = 0;
         self.synced_at = Instant::now();
-        self.synced.publish(&self.applied);
+        self.synced.publish(&self.committed);
         self.status.checkpoints.fetch_add(1, Relaxed);
         if self.status.journal_wants_segment.swap(false, SeqCst) {
             self.status.journal.wake();

@@ -68,6 +68,18 @@ impl Engine for Map {
     fn moment(&self) -> Box<dyn Moment + '_> {
         Box::new(self.content())
     }
+
+    fn size(&self) -> u64 {
+        0
+    }
+
+    fn is_ready(&self) -> Result<bool, EngineError> {
+        Ok(true)
+    }
+
+    fn reopen(&self) -> Result<Vec<u64>, EngineError> {
+        Err(EngineError::Failed("is not opened again here".into()))
+    }
 }
 
 impl Moment for Content {

@@ -2,6 +2,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "offsets in files of some megabytes")]
 
 mod damage;
+mod full;
 mod map;
 mod power_cuts;
 mod tail;

@@ -124,6 +124,18 @@ impl Engine for Powered {
     fn moment(&self) -> Box<dyn Moment + '_> {
         self.engine().moment()
     }
+
+    fn size(&self) -> u64 {
+        0
+    }
+
+    fn is_ready(&self) -> Result<bool, EngineError> {
+        Ok(true)
+    }
+
+    fn reopen(&self) -> Result<Vec<u64>, EngineError> {
+        Err(EngineError::Failed("is not opened again here".into()))
+    }
 }
 
 /// What a power cut leaves of a journal file of which everything up to `synced` was synced.
