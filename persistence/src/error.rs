@@ -44,6 +44,17 @@ pub enum OpenError {
         /// The newest that this build reads.
         supported: u32,
     },
+    /// Written in a format that this build does not read any more.
+    OlderFormat {
+        /// Which file.
+        file: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The oldest that this build reads.
+        oldest: u32,
+        /// What brings it there.
+        needs: &'static str,
+    },
     /// The directory was made for another number of partitions.
     PartitionsDiffer {
         /// Which file says so.
@@ -156,6 +167,9 @@ impl fmt::Display for OpenError {
                  start the later version again, or restore a backup made before the upgrade",
                 file.display()
             ),
+            Self::OlderFormat { file, found, oldest, needs } => {
+                write!(f, "{}: written in format {found}, this build reads {oldest} and later; {needs}", file.display())
+            }
             Self::PartitionsDiffer { file, stored, configured } => write!(
                 f,
                 "{}: this data has {stored} partitions but {configured} are configured; the number is fixed for \
@@ -218,6 +232,7 @@ impl std::error::Error for OpenError {
             | Self::Locked { .. }
             | Self::Malformed { .. }
             | Self::NewerFormat { .. }
+            | Self::OlderFormat { .. }
             | Self::PartitionsDiffer { .. }
             | Self::Corrupted { .. }
             | Self::HistoryLost { .. }

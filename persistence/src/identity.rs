@@ -9,8 +9,13 @@ use crate::files::{Files, How, Lock, read_range};
 use crate::journal::batch::owner;
 use crate::sabotage::{Mechanisms, Sabotage};
 
-/// The newest format of the directory that this build reads, and the one it writes.
-pub(crate) const FORMAT: u32 = 1;
+/// The newest format of a store that this build reads, and the one it writes: one number for identity, journal and view. Rows and commands
+/// have versions of their own; this one changes with what lies under them.
+pub(crate) const FORMAT: u32 = 2;
+/// The oldest format that this build reads. Raised together with [`OLDEST_NEEDS`].
+pub(crate) const OLDEST: u32 = 2;
+/// What brings an older store here. For the operator.
+pub(crate) const OLDEST_NEEDS: &str = "no release wrote that one: use an empty data_dir";
 const NAME: &str = "identity";
 /// Most of the file that is read; it is written with less than a tenth. Unit: bytes.
 const SIZE_MAX: usize = 4096;
@@ -118,9 +123,7 @@ impl Identity {
         };
         let format: u32 =
             field("format").and_then(|raw| raw.parse().ok()).ok_or_else(|| malformed("says no format"))?;
-        if format > FORMAT {
-            return Err(OpenError::NewerFormat { file: path.into(), found: format, supported: FORMAT });
-        }
+        check_format(format, path)?;
         let partitions = field("partitions").and_then(|raw| raw.parse().ok());
         let key = field("key").and_then(|raw| u64::from_str_radix(raw, 16).ok());
         Ok(Self {
@@ -146,6 +149,18 @@ fn sync_above(files: &dyn Files, directory: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Refuses what this build does not read, by name.
+pub(crate) fn check_format(found: u32, file: &Path) -> Result<(), OpenError> {
+    let file = || PathBuf::from(file);
+    if found > FORMAT {
+        return Err(OpenError::NewerFormat { file: file(), found, supported: FORMAT });
+    }
+    if found < OLDEST {
+        return Err(OpenError::OlderFormat { file: file(), found, oldest: OLDEST, needs: OLDEST_NEEDS });
+    }
+    Ok(())
+}
+
 /// Makes the names in a directory durable.
 pub(crate) fn sync_directory(files: &dyn Files, directory: &Path) -> Result<(), OpenError> {
     files.sync_directory(directory).map_err(OpenError::io(directory, "sync the directory"))
@@ -158,10 +173,11 @@ mod tests {
     #[test]
     fn what_is_not_an_identity_is_refused_with_its_reason() {
         let parse = |text| Identity::parse(text, Path::new("identity"));
-        let good = "format = 1\npartitions = 64\nkey = 00000000000000ff\nmade = true\n";
+        let good = "format = 2\npartitions = 64\nkey = 00000000000000ff\nmade = true\n";
         assert_eq!(parse(good).unwrap(), Identity { partitions: 64, key: 255, made: true });
         assert!(matches!(parse(""), Err(OpenError::Malformed { .. })));
-        assert!(matches!(parse("format = 1\npartitions = x\nkey = 1"), Err(OpenError::Malformed { .. })));
-        assert!(matches!(parse("format = 2\nanything"), Err(OpenError::NewerFormat { found: 2, supported: 1, .. })));
+        assert!(matches!(parse("format = 2\npartitions = x\nkey = 1"), Err(OpenError::Malformed { .. })));
+        assert!(matches!(parse("format = 3\nanything"), Err(OpenError::NewerFormat { found: 3, supported: 2, .. })));
+        assert!(matches!(parse("format = 1\nanything"), Err(OpenError::OlderFormat { found: 1, oldest: 2, .. })));
     }
 }

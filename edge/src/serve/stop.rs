@@ -103,7 +103,8 @@ pub(super) async fn wait(config: &Config, running: &Running) -> std::io::Result<
                 Asked::Reload => reload(running),
             },
             _ = look_at_store.tick() => {
-                if let Some(reason) = failure(&running.store) {
+                let stopped = || running.node.control().stopped().map(str::to_owned);
+                if let Some(reason) = failure(&running.store).or_else(stopped) {
                     tracing::error!(
                         %reason,
                         sessions = sessions(),

@@ -18,7 +18,7 @@ use tern_protocol::{PartitionId, Position, Timestamp};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::config::{BATCH_SIZE_LIMIT, PAGE_SIZE};
-use crate::identity::FORMAT;
+use crate::identity::{FORMAT, OLDEST};
 
 /// Size of a batch's header. Unit: bytes.
 pub(crate) const HEADER_SIZE: usize = 64;
@@ -125,7 +125,7 @@ impl Header {
             return Err(damaged);
         }
         match u32_at(head, 8) {
-            FORMAT => Ok(header),
+            OLDEST..=FORMAT => Ok(header),
             newer if newer > FORMAT => Err(Invalid::Newer(newer)),
             _ => Err(damaged),
         }
@@ -302,11 +302,11 @@ mod tests {
     #[test]
     fn a_valid_batch_of_a_later_format_is_told_from_a_damaged_one() {
         let (_, mut bytes) = batch(&[b"x".to_vec()]);
-        bytes[8] = 2;
+        bytes[8] = 3;
         assert_eq!(Header::check(&bytes, KEY), Err(Invalid::Damaged { generation: 2 }));
         let (covered, content) = (bytes[..CHECKSUM_AT].to_vec(), bytes[HEADER_SIZE..].to_vec());
         bytes[CHECKSUM_AT..HEADER_SIZE].copy_from_slice(&digest(&covered, &content, KEY).to_le_bytes());
-        assert_eq!(Header::check(&bytes, KEY), Err(Invalid::Newer(2)));
+        assert_eq!(Header::check(&bytes, KEY), Err(Invalid::Newer(3)));
     }
 
     #[test]

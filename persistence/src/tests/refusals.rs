@@ -38,9 +38,9 @@ fn data_of_a_later_version_is_refused() {
     rig.try_open(&place.0).unwrap();
     let identity = place.0.join("identity");
     let text = std::fs::read_to_string(&identity).unwrap();
-    std::fs::write(&identity, text.replace("format = 1", "format = 2")).unwrap();
+    std::fs::write(&identity, text.replace("format = 2", "format = 3")).unwrap();
     let error = rig.try_open(&place.0).unwrap_err();
-    assert!(matches!(error, OpenError::NewerFormat { found: 2, supported: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::NewerFormat { found: 3, supported: 2, .. }), "{error}");
     std::fs::write(&identity, "").unwrap();
     let error = rig.try_open(&place.0).unwrap_err();
     assert!(matches!(error, OpenError::Malformed { .. }), "{error}");

@@ -15,7 +15,7 @@ use tern_protocol::PartitionId;
 use crate::config::EmbeddedConfig;
 use crate::error::{Journal, OpenError};
 use crate::files::Machine;
-use crate::identity::{FORMAT, sync_directory};
+use crate::identity::{FORMAT, check_format, sync_directory};
 use crate::view::engine::{Batch, Engine, EngineError, Moment, Rows};
 use crate::view::tail;
 
@@ -144,12 +144,11 @@ impl Lsm {
                 }
                 batch.commit().map_err(|source| OpenError::View { directory: file, source, journal: Journal::Partial })
             }
-            (Some(found), _) if found > u64::from(FORMAT) => {
-                let found = u32::try_from(found).unwrap_or(u32::MAX);
-                Err(OpenError::NewerFormat { file, found, supported: FORMAT })
-            }
-            (Some(_), Some(stored)) if stored == u64::from(partitions) => self.check_names(),
-            (Some(_), Some(stored)) => {
+            (Some(found), Some(stored)) => {
+                check_format(u32::try_from(found).unwrap_or(u32::MAX), &file)?;
+                if stored == u64::from(partitions) {
+                    return self.check_names();
+                }
                 let stored = u16::try_from(stored).unwrap_or(u16::MAX);
                 Err(OpenError::PartitionsDiffer { file, stored, configured: partitions })
             }
