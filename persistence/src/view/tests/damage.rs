@@ -7,6 +7,7 @@ use tern_protocol::{ConversationId, PartitionId, Seq};
 
 use crate::conformance::world::{Place, World, event};
 use crate::tests::{PARTITIONS, Rig, damage};
+use crate::view::engine::{Batch, Engine, EngineError};
 use crate::view::lsm::{Lsm, WORKERS};
 use crate::{Journal, OpenError, State};
 
@@ -135,4 +136,26 @@ fn a_keyspace_that_is_lost_or_exchanged_is_missed() {
             assert!(text.contains("keyspaces") && text.contains("part of the view"), "exchanged: {exchanged}: {text}");
         }
     }
+}
+
+#[test]
+fn a_compaction_that_meets_a_damaged_block_ends_the_view_with_the_name_of_the_file() {
+    let (rig, place) = (Rig::new(), Place::new("compaction"));
+    let table = store_with_a_table(&rig, &place.0);
+    damage(&table, |bytes| {
+        let at = place_of(bytes, EVENTS / 2);
+        bytes[at] ^= 1;
+    });
+    let view = Lsm::open(&rig.config(&place.0, PARTITIONS, 1), WORKERS).unwrap();
+    // Each table overlaps the damaged one, so that they are merged before long.
+    let write = |round: u64| {
+        let rows = [1, EVENTS].map(|seq| event(ROOM, seq, 300 + round as usize));
+        let committed = view.commit(Batch { rows: rows.into(), applied: Vec::new() });
+        if committed.is_ok() {
+            view.flush(Table::Events);
+        }
+        committed.err()
+    };
+    let error = (0..1000).find_map(write).expect("the tables are merged");
+    assert!(matches!(&error, EngineError::Damaged(text) if text.contains(table.to_str().unwrap())), "{error}");
 }
