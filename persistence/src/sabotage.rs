@@ -19,6 +19,16 @@ pub enum Sabotage {
     NamesAbove,
     /// M13: segments are used again before the synced view has what they hold.
     Covers,
+    /// M13: the torn end of the view's own journal is left as it is.
+    ViewTail,
+    /// M13: the view is never synced.
+    ViewSync,
+    /// M13: the journal is told what the view has before that is synced.
+    ViewOrder,
+    /// M13: after a commit of the view that failed the journal is told of it all the same.
+    ViewFailure,
+    /// Rows and their checkpoint are two commits of the view.
+    ViewBatch,
     /// M1: whatever batch stands next in a segment is taken for the next one.
     BatchOrder,
     /// M1: a command is stamped with the wall clock, also when that went back.

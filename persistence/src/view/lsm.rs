@@ -16,6 +16,7 @@ use crate::config::EmbeddedConfig;
 use crate::error::{Journal, OpenError};
 use crate::files::Machine;
 use crate::identity::{FORMAT, check_format, sync_directory};
+use crate::sabotage::{Mechanisms, Sabotage};
 use crate::view::engine::{Batch, Engine, EngineError, Moment, Rows};
 use crate::view::tail;
 
@@ -51,6 +52,7 @@ pub(crate) struct Lsm {
     meta: Keyspace,
     directory: PathBuf,
     unflushed_size_max: u64,
+    mechanisms: Mechanisms,
 }
 
 impl Lsm {
@@ -81,7 +83,8 @@ impl Lsm {
 
     fn open_at(config: &EmbeddedConfig, directory: PathBuf, workers: usize, parts: Parts) -> Result<Self, OpenError> {
         let failed = |source| OpenError::View { directory: directory.clone(), source, journal: Journal::Partial };
-        let kept = tail::cut(&directory)?;
+        let mechanisms = config.mechanisms();
+        let kept = if mechanisms.has(Sabotage::ViewTail) { tail::cut(&directory)? } else { tail::Kept::default() };
         let database = Database::builder(&directory)
             .cache_size(config.view_cache_size)
             .max_journaling_size(config.view_journal_size)
@@ -97,7 +100,7 @@ impl Lsm {
         let open = |name| database.keyspace(name, options).map_err(failed);
         let (events, entities, meta) = (open("events")?, open("entities")?, open("meta")?);
         let unflushed_size_max = config.unflushed_size_max();
-        let lsm = Self { database, events, entities, meta, directory, unflushed_size_max };
+        let lsm = Self { database, events, entities, meta, directory, unflushed_size_max, mechanisms };
         lsm.compare_with_journal(kept)?;
         lsm.check_tables()?;
         lsm.identify(config.partitions)?;
@@ -286,6 +289,10 @@ impl Engine for Lsm {
                 Some(value) => writes.insert(keyspace, row.key, value),
                 None => writes.remove(keyspace, row.key),
             }
+        }
+        if !self.mechanisms.has(Sabotage::ViewBatch) {
+            writes.commit().map_err(|error| self.write_failed(&error))?;
+            writes = self.database.batch().durability(Some(PersistMode::Buffer));
         }
         for (partition, applied) in batch.applied {
             writes.insert(&self.meta, checkpoint_key(partition), applied.to_le_bytes());

@@ -15,8 +15,10 @@ use tern_protocol::{ConversationId, PartitionId, Position, Seq};
 
 use super::map::{Content, Map};
 use super::{PARTITIONS, config, journal_file, put, rows};
+use crate::EmbeddedConfig;
 use crate::conformance::world::Place;
 use crate::journal::segments::Synced;
+use crate::sabotage::Sabotage;
 use crate::status::Status;
 use crate::store::StoreRows;
 use crate::view::engine::{Batch, Engine, EngineError, Moment, View};
@@ -28,7 +30,9 @@ use crate::view::{ViewLane, ViewWriter};
 /// Lives of one seed.
 const LIVES: u64 = 5;
 /// Seeds when nobody says how many.
-const SEEDS: u64 = 60;
+const SEEDS_DEFAULT: u64 = 60;
+/// Seeds tried before a mechanism counts as unnoticed.
+const SABOTAGE_SEEDS_MAX: u64 = 2_000;
 const SECTOR_SIZE: u64 = 512;
 
 /// SplitMix64.
@@ -182,8 +186,7 @@ fn command(partition: u16, position: u64, rng: &mut Rng) -> StoreRows {
 }
 
 /// One process: writes until the power goes, or is killed. Returns what the journal was told.
-fn live(view: View, applied: &[u64], rng: &mut Rng, directory: &Path) -> Vec<u64> {
-    let mut tuned = config(directory);
+fn live(view: View, applied: &[u64], rng: &mut Rng, mut tuned: EmbeddedConfig) -> Vec<u64> {
     tuned.view_batch_size_max = 1 + rng.below(8 * 1024) as usize;
     let synced = Arc::new(Synced::new(applied));
     let status = Arc::new(Status::new(1, tuned.commit_slow));
@@ -249,8 +252,12 @@ fn check(engine: &dyn Engine, applied: &[u64], told: &[u64], history: &mut Histo
     Ok(())
 }
 
+fn tuned(directory: &Path, sabotage: Option<Sabotage>) -> EmbeddedConfig {
+    EmbeddedConfig { sabotage, ..config(directory) }
+}
+
 /// Plays one seed.
-fn play(seed: u64) -> Result<(), String> {
+fn play(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
     let mut rng = Rng(seed);
     let place = Place::new("view-power");
     let memory = Path::new("/dev/shm");
@@ -265,7 +272,7 @@ fn play(seed: u64) -> Result<(), String> {
             map.persist().unwrap();
             Inner::Map(Arc::clone(map))
         } else {
-            let lsm = Lsm::open(&config(&place.0), 0).map_err(|error| error.to_string())?;
+            let lsm = Lsm::open(&tuned(&place.0, sabotage), 0).map_err(|error| error.to_string())?;
             Inner::Lsm { lsm, journal: journal_file(&place.0) }
         };
         let applied = match &inner {
@@ -282,7 +289,7 @@ fn play(seed: u64) -> Result<(), String> {
             history.lock().unwrap().synced_end = scan(journal).unwrap().end;
         }
         let killed = rng.below(4) == 0;
-        told = live(Arc::new(powered), &applied, &mut rng, &place.0);
+        told = live(Arc::new(powered), &applied, &mut rng, tuned(&place.0, sabotage));
         let history = history.lock().unwrap();
         match &map {
             _ if killed => {}
@@ -293,12 +300,49 @@ fn play(seed: u64) -> Result<(), String> {
     Ok(())
 }
 
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 #[test]
 fn a_power_cut_takes_only_commits_that_were_never_synced_and_the_view_opens_by_itself() {
-    let number = |name| std::env::var(name).ok().and_then(|text: String| text.parse::<u64>().ok());
-    let seeds = number("TERN_VIEW_SEED").map_or(1..=number("TERN_VIEW_SEEDS").unwrap_or(SEEDS), |seed| seed..=seed);
-    for seed in seeds {
-        let played = play(seed);
-        assert_eq!(played, Ok(()), "replay: TERN_VIEW_SEED={seed}");
+    let start = number("TERN_CUTS_START").unwrap_or(1);
+    let all = start..start + number("TERN_CUTS_SEEDS").unwrap_or(SEEDS_DEFAULT);
+    for seed in number("TERN_CUTS_SEED").map_or(all, |seed| seed..seed + 1) {
+        let replay = "cargo test -p tern-persistence --lib power_cuts";
+        assert_eq!(play(seed, None), Ok(()), "replay: TERN_CUTS_SEED={seed} {replay}");
     }
+}
+
+/// One mechanism is off: some seed must show it.
+fn notices(mechanism: Sabotage, seen_as: &str) {
+    let seeds = 1..=SABOTAGE_SEEDS_MAX;
+    let mut found = seeds.filter_map(|seed| play(seed, Some(mechanism)).err());
+    let why = found.next().unwrap_or_else(|| panic!("{SABOTAGE_SEEDS_MAX} seeds without {mechanism:?} look well"));
+    assert!(why.contains(seen_as), "{why}");
+}
+
+#[test]
+fn a_torn_end_that_is_not_cut_is_noticed() {
+    notices(Sabotage::ViewTail, "ChecksumMismatch");
+}
+
+#[test]
+fn a_view_that_is_never_synced_is_noticed() {
+    notices(Sabotage::ViewSync, "the journal was told");
+}
+
+#[test]
+fn a_journal_that_is_told_before_the_sync_is_noticed() {
+    notices(Sabotage::ViewOrder, "the journal was told");
+}
+
+#[test]
+fn a_journal_that_is_told_of_a_failed_commit_is_noticed() {
+    notices(Sabotage::ViewFailure, "the journal was told");
+}
+
+#[test]
+fn rows_without_their_checkpoint_are_noticed() {
+    notices(Sabotage::ViewBatch, "not those of any prefix");
 }
