@@ -237,12 +237,11 @@ impl Lsm {
 
     fn failed(&self, error: &fjall::Error) -> EngineError {
         let text = format!("{}: {error}", self.directory.display());
-        match error {
-            fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) if is_full(source) => {
-                EngineError::Full(text)
-            }
-            _ => EngineError::Failed(text),
-        }
+        let full = matches!(
+            error,
+            fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source)) if is_full(source)
+        );
+        if full { EngineError::Full(text) } else { EngineError::Failed(text) }
     }
 
     /// What a write failed with. A worker that met something damaged poisons the database, and does not say what it met.
