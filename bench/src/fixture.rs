@@ -287,7 +287,11 @@ impl Fixture {
                 self.inputs.push_back(Input::Viewed { ticket, reply: Ok(reply) });
             }
             Output::Reply { reply, .. } => self.replies.push_back(reply),
-            other @ (Output::Close { .. } | Output::View { .. } | Output::Message { .. } | Output::Stop { .. }) => {
+            other @ (Output::Close { .. }
+            | Output::View { .. }
+            | Output::Message { .. }
+            | Output::Stop { .. }
+            | Output::Aside { .. }) => {
                 panic!("no bench expects {other:?}")
             }
         }

@@ -297,7 +297,8 @@ impl Outbox {
                 post.attempts += 1;
                 let until = now + retry_after.max(retry_floor(post.attempts));
                 post.stage = Stage::Waiting(until);
-                if code != RejectCode::OutcomeUnknown {
+                // These two say nothing of other conversations.
+                if !matches!(code, RejectCode::OutcomeUnknown | RejectCode::SetAside) {
                     self.hold_until = self.hold_until.max(Some(until));
                 }
                 None

@@ -28,8 +28,18 @@ pub(crate) struct AccountEffects {
 impl Account {
     /// The state as the view has it.
     pub(crate) fn load(name: Box<str>, rows: &[(Bytes, Bytes)]) -> Result<Self, FrameError> {
-        let row = rows.first().map_or(Ok(AccountRow::default()), |(_, value)| stored::decode_row(value))?;
-        Ok(Self { name, row })
+        let prefix = stored::entity_key(&Entity::Account(name.clone()));
+        let mut this = Self { name, row: AccountRow::default() };
+        for (key, value) in rows {
+            match key.strip_prefix(&prefix[..]).and_then(Part::parse) {
+                Some(Part::Main) => this.row = stored::decode_row(value)?,
+                Some(Part::Member(_) | Part::Device(_) | Part::Directory(_) | Part::Rules(_) | Part::Kept(_))
+                | None => {
+                    return Err(FrameError::Archive);
+                }
+            }
+        }
+        Ok(this)
     }
 
     /// Whose it is, and the password's PHC string.
@@ -44,8 +54,8 @@ impl Account {
         if at.position.raw() <= self.row.position && at.config.has(Sabotage::PositionSkip) {
             return out;
         }
-        let Ok(f) = frame::decode::<Register<'_>>(bytes) else { return out };
         self.row.position = at.position.raw();
+        let Ok(f) = frame::decode::<Register<'_>>(bytes) else { return out };
         if self.row.user == 0 {
             let user = UserId::at(partition, at.position);
             self.row.user = user.raw();

@@ -60,6 +60,8 @@ pub enum Sabotage {
     AheadEvents,
     /// M2: commands are applied under the rules of the configuration instead of those in the log.
     Rules,
+    /// M2: what was kept for an entity that could not be read is forgotten when it is back.
+    KeptCommands,
 }
 
 impl ShardConfig {
@@ -126,6 +128,11 @@ pub struct Limits {
     pub cache_size_max: usize,
     /// Commands waiting for one entity to be loaded. Unit: commands.
     pub load_queue_max: usize,
+    /// Entities that may be set aside at once because they cannot be read. More is not a damaged entity but a damaged store: then loads
+    /// are tried until they succeed, and their commands wait. Unit: entities.
+    pub aside_max: usize,
+    /// Commands' bytes that are kept for one entity that is set aside; further ones wait in the log. Unit: bytes.
+    pub kept_size_max: usize,
     /// Conversations of one user. Unit: conversations.
     pub directory_max: usize,
     /// How long a user with a lost connection stays online: a network switch is not a departure. Unit: time.
@@ -155,6 +162,8 @@ impl Default for Limits {
             receipts_members_max: 64,
             cache_size_max: 256 * 1024 * 1024,
             load_queue_max: 4_096,
+            aside_max: 1_024,
+            kept_size_max: 16 * 1024 * 1024,
             directory_max: 10_000,
             presence_grace: Duration::from_secs(3),
             presence_coalesce: Duration::from_millis(50),

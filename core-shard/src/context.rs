@@ -41,6 +41,8 @@ pub(crate) enum Timer {
     RetryLoads,
     /// Rules that the log refused are set again.
     RetryRules,
+    /// Entities that were set aside are looked at again.
+    RetryAside,
 }
 
 impl Context {

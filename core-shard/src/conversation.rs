@@ -103,6 +103,8 @@ pub(crate) struct At<'a> {
     pub(crate) time: Timestamp,
     /// The newest event of the conversation that the session's shard had heard of when it took the command.
     pub(crate) heard: Seq,
+    /// The command with whose rows this one's go to the view: itself, unless it was kept.
+    pub(crate) carrier: Position,
     /// Up to here the view has this partition's rows.
     pub(crate) stored: Position,
     pub(crate) rules: Rules,
@@ -161,7 +163,9 @@ impl Conversation {
                         }
                     }
                 }
-                Some(Part::Device(_) | Part::Directory(_) | Part::Rules(_)) | None => return Err(FrameError::Archive),
+                Some(Part::Device(_) | Part::Directory(_) | Part::Rules(_) | Part::Kept(_)) | None => {
+                    return Err(FrameError::Archive);
+                }
             }
         }
         Ok(this)
@@ -178,6 +182,9 @@ impl Conversation {
                 self.head = self.head.max(event.head.seq);
             }
             if event.head.seq <= self.head {
+                if self.window.last().is_some_and(|last| last.next() != event.head.seq) {
+                    return Err(FrameError::Archive);
+                }
                 self.window.push(event);
             } else {
                 ahead = true;
@@ -214,8 +221,21 @@ impl Conversation {
         }
     }
 
+    /// The event that this command edits or recalls, if there is one at that place.
+    pub(crate) fn target(&self, bytes: &[u8]) -> Option<Seq> {
+        self.revises(bytes).map(|(_, target)| target)
+    }
+
     /// The event outside memory that this command cannot be applied without.
     pub(crate) fn needs(&self, time: Timestamp, head: &CommandHead, bytes: &[u8]) -> Option<Seq> {
+        let (request, target) = self.revises(bytes)?;
+        let now = Moment { head: self.head, time };
+        let known = self.window.answered(now, UserId::from_raw(head.actor), request).is_some();
+        (!known && self.window.at(target).is_none()).then_some(target)
+    }
+
+    /// The request of an edit or recall and the place that it is about.
+    fn revises(&self, bytes: &[u8]) -> Option<(RequestId, Seq)> {
         let (request, target) = match frame::open(bytes).ok()? {
             (Kind(0x03), archive) => {
                 let edit = frame::decode_archive::<client::EditMessage<'_>>(archive).ok()?;
@@ -228,9 +248,7 @@ impl Conversation {
             _ => return None,
         };
         let target = Seq::from_raw(target);
-        let now = Moment { head: self.head, time };
-        let known = self.window.answered(now, UserId::from_raw(head.actor), RequestId::from_raw(request)).is_some();
-        (!known && target != Seq::ZERO && target <= self.head && self.window.at(target).is_none()).then_some(target)
+        (target != Seq::ZERO && target <= self.head).then_some((RequestId::from_raw(request), target))
     }
 
     /// Applies one command. `target` is the event that [`Self::needs`] asked for.
@@ -392,7 +410,7 @@ impl Conversation {
         };
         self.window.push(Remembered {
             frame: encoded.clone(),
-            position: at.position,
+            position: at.carrier,
             head,
             request,
             content: new.content,

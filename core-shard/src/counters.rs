@@ -36,6 +36,12 @@ pub struct Counters {
     pub loads: u64,
     /// Loads that failed and were tried again.
     pub load_failures: u64,
+    /// Entities that were set aside because they could not be read.
+    pub set_aside: u64,
+    /// Commands kept for entities that were set aside.
+    pub kept: u64,
+    /// Commands that waited in the log instead, because an entity had its fill of kept ones.
+    pub kept_full: u64,
     /// Entities dropped from memory.
     pub evictions: u64,
     /// Appends of emitted commands that were tried again.
@@ -44,6 +50,8 @@ pub struct Counters {
     pub sessions: u64,
     /// Gauge: bytes of entities in memory.
     pub cache_size: u64,
+    /// Gauge: entities that are set aside.
+    pub aside: u64,
     /// Gauge: commands logged but not applied.
     pub waiting: u64,
 }

@@ -317,6 +317,13 @@ pub enum Output {
         /// What.
         message: Message,
     },
+    /// For the operator: an entity cannot be read any more, or is back. At most once for each change.
+    Aside {
+        /// Which.
+        entity: Entity,
+        /// What happened.
+        change: AsideChange,
+    },
     /// The answer to [`Input::Request`].
     Reply {
         /// Which request.
@@ -369,6 +376,26 @@ impl fmt::Display for StopReason {
             Self::RulesUnreadable => f.write_str("the stored rules cannot be read"),
         }
     }
+}
+
+/// What happened to an entity that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsideChange {
+    /// It is set aside: its commands are kept, and everything else goes on.
+    Away(AsideCause),
+    /// It can be read again, and what was kept for it is applied.
+    Back,
+}
+
+/// Why an entity was set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsideCause {
+    /// The view has it, in a form that does not make sense.
+    Damaged,
+    /// The view failed to read it again and again.
+    Failing,
+    /// A command needs an old event that cannot be read. Questions are still answered.
+    Event,
 }
 
 /// One of the ways by which frames reach a client. Order holds within each, not between them.

@@ -205,6 +205,22 @@ pub enum ToSessions {
         /// `None`: not a member.
         member: Option<Box<Watching>>,
     },
+    /// The conversation of a watch cannot be read at present; [`Self::Aside`] says when it can.
+    Unreadable {
+        /// Which session.
+        session: SessionId,
+        /// Which conversation.
+        conversation: ConversationId,
+        /// Which of its watches is answered.
+        ticket: u64,
+    },
+    /// A conversation is set aside: no command for it is to be logged. Or it is back.
+    Aside {
+        /// Which conversation.
+        conversation: ConversationId,
+        /// Whether it is away.
+        away: bool,
+    },
     /// One event, for every session here that is subscribed.
     Deliver {
         /// Where.
@@ -307,6 +323,8 @@ pub enum Found<T> {
     Nobody,
     /// The owner has too much to load: it may be asked again.
     Busy,
+    /// It cannot be read at present.
+    Unreadable,
 }
 
 impl<T> From<Option<T>> for Found<T> {

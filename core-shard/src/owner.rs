@@ -1,6 +1,7 @@
 //! The owner half of a shard: applies its partitions' logs and answers for the entities in them.
 //! Knows sessions only as places to send to; never waits: what is not in memory is asked for, and its commands queue meanwhile.
 
+mod aside;
 mod cache;
 mod online;
 mod partition;
@@ -18,10 +19,11 @@ use tern_protocol::{ConversationId, PartitionId, Position, RequestId, Seq, Sessi
 use crate::config::Sabotage;
 use crate::context::{Context, Timer};
 use crate::conversation::{Answer, At, Conversation, Effects, Emission, Remembered};
-use crate::io::{AppendFailure, Ending, Logged, Output, Record, Reply, Request, ViewError, ViewReply};
+use crate::io::{AppendFailure, Ending, Logged, Output, Record, Reply, Request, Row, ViewError, ViewReply};
 use crate::message::{Audience, Place, ToOwner, ToSessions};
 use crate::rules::Rules;
-use cache::{Cache, Fetch, State};
+pub(crate) use aside::RETRY_MS as ASIDE_RETRY_MS;
+use cache::{Cache, Fetch, State, Waited};
 use online::Online;
 use partition::Partition;
 use rules::Addressee;
@@ -34,9 +36,30 @@ pub(crate) struct Owner {
     /// Shards with sessions that are subscribed, one bit each. Kept apart from the conversation: it outlives its stay in memory.
     watchers: BTreeMap<ConversationId, u64>,
     online: Online,
-    /// Emitted commands that the log refused, to be tried again.
+    /// Commands of this owner that the log refused, to be tried again.
     refused: Vec<(PartitionId, Record)>,
     caught_up: bool,
+    /// The entity that was looked at last of those that are set aside.
+    aside_last: Option<Entity>,
+    /// The shard wakes to look at them.
+    aside_wakes: bool,
+}
+
+/// Who is answered when a command is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Whoever asked.
+    Asker,
+    /// Nobody: it was kept, and whoever asked was told so.
+    Nobody,
+}
+
+/// What applying a command leaves to be stored.
+#[derive(Debug, Default)]
+struct Performed {
+    rows: Vec<Row>,
+    emissions: Vec<Emission>,
+    reply: Option<(CommandHead, Reply)>,
 }
 
 /// Something to be done with one entity, once it is in memory.
@@ -62,6 +85,8 @@ impl Owner {
             online: Online::default(),
             refused: Vec::new(),
             caught_up: false,
+            aside_last: None,
+            aside_wakes: false,
         }
     }
 
@@ -170,8 +195,10 @@ impl Owner {
             self.run(cx, entity, work, None);
             return;
         }
-        if let Err(work) = self.cache.wait(cx, &entity, work) {
-            self.overloaded(cx, work);
+        match self.cache.wait(cx, &entity, work) {
+            Waited::Queued => self.go_on_returning(cx, &entity),
+            Waited::Busy(work) => self.overloaded(cx, work),
+            Waited::Aside(work) => self.work_aside(cx, &entity, work),
         }
     }
 
@@ -193,24 +220,41 @@ impl Owner {
     }
 
     fn apply(&mut self, cx: &mut Context, entity: &Entity, logged: &Logged, event: Option<Remembered>) {
+        let done = self.perform(cx, entity, logged, (logged.position, event), Told::Asker);
+        self.applied(cx, logged, done.rows, done.emissions, done.reply);
+    }
+
+    /// Applies a command, and tells everybody who must know; its rows leave with those of `carrier`.
+    fn perform(
+        &mut self,
+        cx: &mut Context,
+        entity: &Entity,
+        logged: &Logged,
+        (carrier, event): (Position, Option<Remembered>),
+        told: Told,
+    ) -> Performed {
         cx.counters.commands += 1;
-        let Some(partition) = self.partitions.get(&logged.partition) else { return };
+        let Some(partition) = self.partitions.get(&logged.partition) else { return Performed::default() };
         let (record, config) = (&logged.record, &cx.config);
         let rules = if config.has(Sabotage::Rules) {
             partition.rules_at(logged.position)
         } else {
             Rules::wanted(&config.limits)
         };
-        let (heard, stored) = (Seq::from_raw(record.head.heard), partition.stored);
-        let at = At { position: logged.position, time: logged.time, heard, stored, rules, config };
+        let (position, time, stored) = (logged.position, logged.time, partition.stored);
+        let heard = Seq::from_raw(record.head.heard);
+        let at = At { position, time, carrier, heard, stored, rules, config };
         match self.cache.state_mut(entity) {
             Some(State::Conversation(conversation)) => {
-                let effects = conversation.apply(at, &record.head, &record.frame, event);
+                let mut effects = conversation.apply(at, &record.head, &record.frame, event);
                 let id = conversation.id;
                 let many = conversation.members.len() > config.limits.receipts_members_max as usize;
                 let audience = if many { Audience::Own } else { Audience::Members };
                 let receipt = effects.receipt.and_then(|user| receipt(conversation, user, audience));
-                self.conversation_applied(cx, id, logged, effects, receipt);
+                if told == Told::Nobody {
+                    effects.answer = None;
+                }
+                self.conversation_applied(cx, id, &record.head, effects, receipt)
             }
             Some(State::User(user)) => {
                 let effects = user.apply(at, &record.frame);
@@ -221,18 +265,21 @@ impl Owner {
                 if let Some((conversation, joined)) = effects.directory {
                     self.online.tell_directory(cx, id, user_seq, conversation, joined);
                 }
-                if let Some(reply) = effects.reply {
+                if let Some(reply) = effects.reply.filter(|_| told == Told::Asker) {
                     reply_to(cx, &record.head, reply);
                 }
-                self.applied(cx, logged, effects.rows, effects.emissions, None);
+                Performed { rows: effects.rows, emissions: effects.emissions, reply: None }
             }
             Some(State::Account(account)) => {
                 let effects = account.apply(at, logged.partition, &record.frame);
                 // Told when the user's own log has it: whoever logs in next must find the user.
-                let reply = effects.reply.map(|reply| (record.head, reply));
-                self.applied(cx, logged, effects.rows, effects.emissions, reply);
+                let reply = effects.reply.filter(|_| told == Told::Asker).map(|reply| (record.head, reply));
+                Performed { rows: effects.rows, emissions: effects.emissions, reply }
             }
-            None => debug_assert!(false, "only entities in memory are applied to"),
+            None => {
+                debug_assert!(false, "only entities in memory are applied to");
+                Performed::default()
+            }
         }
     }
 
@@ -240,10 +287,10 @@ impl Owner {
         &mut self,
         cx: &mut Context,
         id: ConversationId,
-        logged: &Logged,
+        head: &CommandHead,
         effects: Effects,
         receipt: Option<ToSessions>,
-    ) {
+    ) -> Performed {
         let mut watchers = self.watchers.get(&id).copied().unwrap_or(0);
         if !cx.config.has(Sabotage::OnlineIndex) {
             watchers = u64::MAX >> (64 - u32::from(cx.config.placement.shards()));
@@ -261,7 +308,6 @@ impl Owner {
         }
         if let Some(answer) = &effects.answer {
             cx.counters.group_full += u64::from(answer.is_full());
-            let head = &logged.record.head;
             if head.run == cx.config.run && head.session != 0 && head.actor != 0 {
                 let joined = matches!(answer, Answer::Done { joined: true, .. }).then_some(id);
                 let session = SessionId::from_raw(head.session);
@@ -269,7 +315,7 @@ impl Owner {
                 cx.tell(ShardId::from_raw(head.shard), answer);
             }
         }
-        self.applied(cx, logged, effects.rows, effects.emissions, None);
+        Performed { rows: effects.rows, emissions: effects.emissions, reply: None }
     }
 
     /// A command is applied: its emissions go out, and its rows go to the view when those are durable.
@@ -277,21 +323,22 @@ impl Owner {
         &mut self,
         cx: &mut Context,
         logged: &Logged,
-        rows: Vec<crate::io::Row>,
+        rows: Vec<Row>,
         emissions: Vec<Emission>,
         reply: Option<(CommandHead, Reply)>,
     ) {
         cx.counters.waiting -= 1;
-        let count = emissions.len();
-        if let Some(partition) = self.partitions.get_mut(&logged.partition) {
-            let outstanding = if cx.config.has(Sabotage::EmissionHold) { count } else { 0 };
-            partition.applied(logged.position, rows, outstanding, reply);
-        }
-        for (index, emission) in emissions.into_iter().enumerate() {
+        let Some(partition) = self.partitions.get_mut(&logged.partition) else { return };
+        let mut carried = partition.take_carried(logged.position).unwrap_or_default();
+        carried.add(logged.position, rows, emissions);
+        let emitted = carried.emissions.iter().map(|(cause, index, _)| (*cause, *index));
+        let emitted = emitted.filter(|_| cx.config.has(Sabotage::EmissionHold));
+        partition.applied(logged.position, carried.rows, emitted, reply);
+        for (cause, index, emission) in carried.emissions {
             let head = CommandHead {
                 run: cx.config.run,
-                cause_position: logged.position.raw(),
-                cause_index: u32::try_from(index).unwrap_or(u32::MAX),
+                cause_position: cause.raw(),
+                cause_index: index,
                 cause_partition: logged.partition.raw(),
                 shard: cx.shard().raw(),
                 ..CommandHead::default()
@@ -313,7 +360,7 @@ impl Owner {
         }
     }
 
-    /// The log refused an emitted command: it must get there, so it is tried again.
+    /// The log refused a command of this owner: it must get there, so it is tried again.
     pub(crate) fn emission_failed(&mut self, cx: &mut Context, partition: PartitionId, record: Record) {
         if self.refused.is_empty() {
             let at = cx.now.after(EMISSION_RETRY);
@@ -347,19 +394,26 @@ impl Owner {
             Fetch::Nothing => {}
             Fetch::Page(page, events) => self.page_loaded(cx, &page, events),
             Fetch::Rules(partition, rows) => self.rules_loaded(cx, partition, &rows),
-            Fetch::Ready(entity, mut waiting, mut event) => {
-                while let Some(work) = waiting.pop_front() {
-                    if self.cache.is_ready(&entity) {
-                        self.run(cx, entity.clone(), work, event.take());
-                    } else {
-                        waiting.push_front(work);
-                        self.cache.wait_more(&entity, waiting);
-                        break;
-                    }
-                }
+            Fetch::Ready(entity, waiting, event) => {
+                self.note_back(cx, &entity);
+                self.run_all(cx, &entity, waiting, event);
             }
+            Fetch::Returning(entity) => self.go_on_returning(cx, &entity),
+            Fetch::Unreadable(entity, cause) => self.set_aside(cx, &entity, cause),
         }
         self.evict(cx);
+    }
+
+    /// Does what waited for an entity, in order, as far as it can be done at once.
+    fn run_all(&mut self, cx: &mut Context, entity: &Entity, mut waiting: Waiting, mut event: Option<Remembered>) {
+        while let Some(work) = waiting.pop_front() {
+            if self.cache.is_ready(entity) {
+                self.run(cx, entity.clone(), work, event.take());
+            } else {
+                waiting.push_front(work);
+                return self.cache.wait_more(entity, waiting);
+            }
+        }
     }
 
     fn evict(&mut self, cx: &mut Context) {

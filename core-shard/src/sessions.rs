@@ -1,6 +1,7 @@
 //! The session half of a shard: connections from their first byte to their last, what each may ask, and what each is sent.
 //! Decides nothing about conversations: it asks their owners, and passes on what they say.
 
+mod away;
 mod deliver;
 mod frames;
 mod gather;
@@ -24,6 +25,7 @@ use crate::context::{Context, Timer};
 use crate::conversation::{reject, to_bytes};
 use crate::io::{AppendFailure, Claims, Ending, Lane, Output, Record, Urgency};
 use crate::message::{Place, ToOwner, ToSessions};
+pub(crate) use crate::owner::ASIDE_RETRY_MS;
 use crate::owner::ids_of_frame;
 use crate::sorted_map::SortedMap;
 use local::Locals;
@@ -40,6 +42,8 @@ pub(crate) struct Sessions {
     count: usize,
     locals: Locals,
     presence: BTreeMap<UserId, deliver::Watched>,
+    /// Conversations that cannot be read at present, with the sessions that want to know when they can.
+    away: BTreeMap<ConversationId, Vec<SessionId>>,
     /// Sessions with something new to send.
     ready: ReadyList,
     /// The server is going away; sessions are told to come back within this many milliseconds.
@@ -234,6 +238,8 @@ impl Sessions {
         let Some(member) = open.conversations.remove(&conversation) else { return };
         match member.place {
             Some(place) => self.drop_place(cx, conversation, place),
+            // The owner has answered that it cannot read it.
+            None if member.unreadable => {}
             // The owner's answer will find nobody.
             None => open.syncing -= 1,
         }
@@ -319,6 +325,10 @@ impl Sessions {
             ToSessions::Watching { session, conversation, ticket, member } => {
                 self.on_watching(cx, session, conversation, ticket, member);
             }
+            ToSessions::Unreadable { session, conversation, ticket } => {
+                self.on_unreadable(cx, session, conversation, ticket);
+            }
+            ToSessions::Aside { conversation, away } => self.on_aside(cx, conversation, away),
             ToSessions::Deliver { conversation, event, frame } => self.on_deliver(cx, conversation, event, &frame),
             ToSessions::Answer { session, frame, command, joined } => {
                 if let Some(conversation) = joined {

@@ -139,8 +139,7 @@ impl Shard {
         } else if head.session != 0 {
             cx.output(Output::Reply { ticket: head.session, reply: Reply::Unavailable(failure) });
         } else {
-            // What nobody asked for and nothing caused are the rules.
-            self.owner.rules_refused(cx, partition);
+            self.owner.own_refused(cx, partition, record);
         }
     }
 
@@ -154,6 +153,7 @@ impl Shard {
             Timer::RetryEmissions => self.owner.retry_emissions(cx),
             Timer::RetryLoads => self.owner.retry_loads(cx),
             Timer::RetryRules => self.owner.retry_rules(cx),
+            Timer::RetryAside => self.owner.retry_aside(cx),
         }
     }
 }

@@ -67,7 +67,7 @@ impl User {
                 Some(Part::Directory(conversation)) => {
                     this.directory.insert(conversation, stored::decode_row(value)?);
                 }
-                Some(Part::Member(_) | Part::Rules(_)) | None => return Err(FrameError::Archive),
+                Some(Part::Member(_) | Part::Rules(_) | Part::Kept(_)) | None => return Err(FrameError::Archive),
             }
         }
         Ok(this)

@@ -16,6 +16,9 @@ use tern_persistence::State as StoreState;
 use crate::http::Problem;
 use crate::metrics::{self, Look, Snapshot, Sources};
 
+/// Entities that cannot be read and are named in readiness. Unit: entities. The log names all.
+const NAMES_MAX: usize = 8;
+
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -76,11 +79,12 @@ impl Status {
             Some(None) => (Dependency::new("closed"), Dependency::new("closed")),
             Some(Some((health, _))) => (Dependency::of(&health.journal), Dependency::of(&health.view)),
         };
-        let shards = Dependency::new(match &snapshot {
-            Some(Snapshot { caught_up: true, .. }) => "ok",
-            Some(_) => "catching_up",
-            None => "starting",
-        });
+        let shards = match &snapshot {
+            Some(Snapshot { caught_up: true, aside, .. }) if aside.is_empty() => Dependency::new("ok"),
+            Some(Snapshot { caught_up: true, aside, .. }) => Dependency::unreadable(aside),
+            Some(_) => Dependency::new("catching_up"),
+            None => Dependency::new("starting"),
+        };
         let works = |dependency: &Dependency| matches!(dependency.status, "ok" | "degraded");
         let status = match self.phase() {
             Phase::Draining => "draining",
@@ -96,6 +100,15 @@ impl Status {
 impl Dependency {
     const fn new(status: &'static str) -> Self {
         Self { status, reason: None }
+    }
+
+    fn unreadable(names: &[String]) -> Self {
+        let shown = names.iter().take(NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = match names.len().saturating_sub(NAMES_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Self { status: "degraded", reason: Some(format!("cannot be read and set aside: {shown}{more}")) }
     }
 
     fn of(state: &StoreState) -> Self {
@@ -184,6 +197,18 @@ mod tests {
         assert!(code == 503 && text.contains(r#""journal":{"status":"failed","reason":"fdatasync failed"}"#), "{text}");
         let (code, text) = get_from(&running(StoreState::Degraded("slow".into())), "/health/ready").await;
         assert!(code == 200 && text.contains(r#""status":"degraded","reason":"slow""#), "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_named_and_the_server_is_ready_all_the_same() {
+        let status = Arc::new(Status::default());
+        let aside: Vec<String> = (0..10).map(|id| format!("user_{id}")).collect();
+        let look = move || Snapshot { aside: aside.clone(), ..snapshot(StoreState::Ok) };
+        status.show(Box::new(look), sources());
+        status.enter(Phase::Ready);
+        let (code, text) = get_from(&status, "/health/ready").await;
+        let named = r#""shards":{"status":"degraded","reason":"cannot be read and set aside: user_0, user_1, "#;
+        assert!(code == 200 && text.contains(named) && text.contains("user_7 and 2 more"), "{text}");
     }
 
     #[tokio::test]

@@ -163,6 +163,14 @@ counters! {
     core_loads,
     /// The core: loads that failed and were tried again.
     core_load_failures,
+    /// The core: entities that were set aside because they could not be read.
+    core_set_aside,
+    /// The core: entities that are set aside, now.
+    core_aside,
+    /// The core: commands kept for entities that were set aside.
+    core_kept,
+    /// The core: commands that waited in the log because an entity had its fill of kept ones.
+    core_kept_full,
     /// The core: entities dropped from memory.
     core_evictions,
     /// The core: appends of emitted commands that were tried again.
@@ -191,6 +199,10 @@ impl Counters {
             (&self.core_malformed, core.malformed),
             (&self.core_loads, core.loads),
             (&self.core_load_failures, core.load_failures),
+            (&self.core_set_aside, core.set_aside),
+            (&self.core_aside, core.aside),
+            (&self.core_kept, core.kept),
+            (&self.core_kept_full, core.kept_full),
             (&self.core_evictions, core.evictions),
             (&self.core_emission_retries, core.emission_retries),
             (&self.core_cache_size, core.cache_size),

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod agenda;
+mod aside;
 pub mod auth;
 pub mod certificate;
 pub mod cli;

@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub caught_up: bool,
     /// Each shard's numbers.
     pub shards: Vec<ShardCounters>,
+    /// What is set aside because it cannot be read, by name.
+    pub aside: Vec<String>,
     /// The embedded store; `None` when it is closed.
     pub store: Option<(StoreHealth, StoreCounters)>,
 }
@@ -125,6 +127,12 @@ const SHARD: &[Row<ShardCounters>] = &[
     ("frames_malformed", "Frames that were not valid", Counter, |shard| shard.core_malformed),
     ("entity_loads", "Entities loaded from the view", Counter, |shard| shard.core_loads),
     ("entity_load_failures", "Loads that failed and were tried again", Counter, |shard| shard.core_load_failures),
+    ("entities_set_aside", "Entities set aside because they could not be read", Counter, |shard| shard.core_set_aside),
+    ("entities_aside", "Entities that are set aside", Gauge, |shard| shard.core_aside),
+    ("commands_kept", "Commands kept for entities that were set aside", Counter, |shard| shard.core_kept),
+    ("commands_kept_full", "Commands that waited: an entity had its fill of kept ones", Counter, |shard| {
+        shard.core_kept_full
+    }),
     ("entity_evictions", "Entities dropped from memory", Counter, |shard| shard.core_evictions),
     ("emission_retries", "Appends of emitted commands that were tried again", Counter, |shard| {
         shard.core_emission_retries
@@ -334,7 +342,7 @@ pub(crate) mod tests {
         let mut shard = ShardCounters { sessions: 7, ..ShardCounters::default() };
         shard.closes[usize::from(CloseCode::SlowReader.raw())] = 3;
         let shards = vec![shard, ShardCounters::default()];
-        Snapshot { caught_up: true, shards, store: Some((health, StoreCounters::default())) }
+        Snapshot { caught_up: true, shards, aside: Vec::new(), store: Some((health, StoreCounters::default())) }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub use crate::counters::{CLOSE_CODE_COUNT, ShardCounters};
 pub use crate::quic::{ALPN, UnsuitableTls};
 pub use crate::runtime::DriverKind;
 
+use crate::aside::AsideBoard;
 use crate::clock::Clock;
 use crate::mailbox::{Letter, Mailbox, mailbox};
 use crate::quic::{BindError, Keys, SocketGroup, bind_group, server_config};
@@ -181,12 +182,14 @@ impl Node {
         let lock = Arc::new(lock);
         let clock = Clock::start();
         let (report, reports) = mpsc::channel();
-        let mut shared = Shared { mailboxes: Vec::new(), statuses: Vec::new(), keys };
+        let (notes, aside) = AsideBoard::new();
+        let mut shared = Shared { mailboxes: Vec::new(), statuses: Vec::new(), aside, keys };
         let mut seats = Vec::new();
         let parts = sockets.into_iter().zip(stores).zip(bells.iter().zip(mesh(&bells))).zip((0..shards).zip(servers));
         for (((socket, store), (bell, links)), (shard, server)) in parts {
             let (mailbox, inbox) = mailbox(Arc::clone(bell));
             let status = Arc::new(Status::default());
+            let _ = status.aside.set(notes.clone());
             shared.mailboxes.push(mailbox);
             shared.statuses.push(Arc::clone(&status));
             seats.push(Seat {
@@ -289,6 +292,7 @@ pub struct Control {
 struct Shared {
     mailboxes: Vec<Mailbox>,
     statuses: Vec<Arc<Status>>,
+    aside: AsideBoard,
     keys: Keys,
 }
 
@@ -316,6 +320,12 @@ impl Control {
             Err(Letter::Socket(socket)) => Err(*socket),
             Err(Letter::Request { .. }) => unreachable!("the letter that was posted comes back"),
         }
+    }
+
+    /// The entities that are set aside because they cannot be read.
+    #[must_use]
+    pub fn aside(&self) -> Vec<String> {
+        self.shared.aside.names()
     }
 
     /// Tells every session to come back elsewhere within `spread_ms`, and refuses new ones.

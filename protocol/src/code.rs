@@ -72,6 +72,8 @@ codes! {
         Unsupported = 24, "this server does not know this kind of request";
         /// What was asked for is damaged where it is stored. Asking again gives the same until an operator has repaired it.
         Unreadable = 25, "the server cannot read what was asked for";
+        /// A command for a conversation that the server cannot read at present. Not done; wait `retry_after`. Other conversations go on.
+        SetAside = 26, "the server cannot read this conversation at present";
     }
 }
 
@@ -79,7 +81,7 @@ impl RejectCode {
     /// Whether the same request may succeed later, unchanged.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::RateLimited | Self::Busy | Self::OutcomeUnknown | Self::Unavailable)
+        matches!(self, Self::RateLimited | Self::Busy | Self::OutcomeUnknown | Self::Unavailable | Self::SetAside)
     }
 }
 

@@ -179,6 +179,16 @@ pub struct SetRules {
 }
 frame!(0x47, SetRules, []);
 
+/// An entity that could not be read is back. To the entity's own partition. Changes nothing by itself: it is the place in the log with
+/// which the commands that were kept for the entity are applied.
+#[derive(Archive, Serialize, Debug, Clone, Copy)]
+pub struct Readmit<'a> {
+    /// [`crate::stored::entity_key`] of the entity.
+    #[rkyv(with = Slice)]
+    pub entity: &'a [u8],
+}
+frame!(0x48, Readmit<'a>, [entity]);
+
 #[cfg(test)]
 mod tests {
     use super::*;

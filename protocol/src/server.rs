@@ -138,6 +138,8 @@ pub mod content {
 
 /// Values of `role`, ordered: more is more.
 pub mod role {
+    /// Of a directory entry: the server cannot read the conversation at present, and the entry says nothing else.
+    pub const UNREADABLE: u8 = 0;
     /// May send and read.
     pub const MEMBER: u8 = 1;
     /// May also remove members and recall their messages.

@@ -166,6 +166,17 @@ pub struct RulesRow {
 }
 row!(RulesRow, 1);
 
+/// A command for an entity that could not be read when it was its turn. Key: [`entity_key`] + `b'k'` + position, so that whoever reads the
+/// entity finds what is still to be applied to it, in order.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeptRow {
+    /// When the log took it. Unit: microseconds since 1970.
+    pub time: u64,
+    /// The record: the frame followed by its [`crate::command::CommandHead`].
+    pub record: Vec<u8>,
+}
+row!(KeptRow, 1);
+
 /// An entity: what a partition's state is divided into, and what is loaded and dropped as one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Entity {
@@ -190,6 +201,19 @@ pub fn entity_key(entity: &Entity) -> Vec<u8> {
     }
 }
 
+/// The entity whose [`entity_key`] this is; `None` for bytes that no entity has.
+#[must_use]
+pub fn entity_of_key(key: &[u8]) -> Option<Entity> {
+    match key {
+        [b'c', id @ ..] => {
+            Some(Entity::Conversation(ConversationId::from_raw(u128::from_be_bytes(id.try_into().ok()?))))
+        }
+        [b'u', id @ ..] => Some(Entity::User(UserId::from_raw(u64::from_be_bytes(id.try_into().ok()?)))),
+        [b'a', name @ .., 0] => Some(Entity::Account(std::str::from_utf8(name).ok()?.into())),
+        _ => None,
+    }
+}
+
 /// What stands behind the entity's prefix in a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -203,6 +227,8 @@ pub enum Part {
     Directory(ConversationId),
     /// [`RulesRow`].
     Rules(Position),
+    /// [`KeptRow`].
+    Kept(Position),
 }
 
 impl Part {
@@ -215,6 +241,7 @@ impl Part {
             Self::Device(slot) => [prefix, b"d", &slot.to_be_bytes()].concat(),
             Self::Directory(id) => [prefix, b"c", &id.raw().to_be_bytes()].concat(),
             Self::Rules(position) => [prefix, b"r", &position.raw().to_be_bytes()].concat(),
+            Self::Kept(position) => [prefix, b"k", &position.raw().to_be_bytes()].concat(),
         }
     }
 
@@ -229,6 +256,7 @@ impl Part {
                 Some(Self::Directory(ConversationId::from_raw(u128::from_be_bytes(id.try_into().ok()?))))
             }
             [b'r', at @ ..] => Some(Self::Rules(Position::from_raw(u64::from_be_bytes(at.try_into().ok()?)))),
+            [b'k', at @ ..] => Some(Self::Kept(Position::from_raw(u64::from_be_bytes(at.try_into().ok()?)))),
             _ => None,
         }
     }
@@ -292,8 +320,8 @@ mod tests {
     fn keys_and_rows_survive_the_store() {
         let entity = entity_key(&Entity::User(UserId::from_raw(5)));
         let directory = Part::Directory(ConversationId::WORLD);
-        let rules = Part::Rules(Position::from_raw(7));
-        for part in [Part::Main, Part::Device(3), directory, rules] {
+        let (rules, kept) = (Part::Rules(Position::from_raw(7)), Part::Kept(Position::from_raw(7)));
+        for part in [Part::Main, Part::Device(3), directory, rules, kept] {
             let key = part.key(&entity);
             assert_eq!(key.strip_prefix(&entity[..]).and_then(Part::parse), Some(part));
         }
@@ -350,5 +378,16 @@ mod tests {
         let bob = entity_key(&Entity::Account("bob".into()));
         let bobby = entity_key(&Entity::Account("bobby".into()));
         assert!(!bobby.starts_with(&bob));
+    }
+
+    #[test]
+    fn a_key_says_whose_it_is() {
+        let user = Entity::User(UserId::from_raw(5));
+        for entity in [Entity::Conversation(ConversationId::WORLD), user, Entity::Account("bob".into())] {
+            assert_eq!(entity_of_key(&entity_key(&entity)), Some(entity));
+        }
+        for key in [&b""[..], b"u", b"c123", b"abob", b"a\xff\0", b"x"] {
+            assert_eq!(entity_of_key(key), None);
+        }
     }
 }

@@ -143,6 +143,7 @@ fn log_frames() -> Vec<Layout> {
         command::SetDirectory { conversation, user, version, joined }
         command::EnterWorld { user }
         command::SetRules { level, members_max, world }
+        command::Readmit<'static> { entity }
     }
 }
 

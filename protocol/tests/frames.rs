@@ -90,6 +90,7 @@ fn command_samples() -> Vec<(&'static str, Vec<u8>)> {
         ("45-set-directory", enc(&command::SetDirectory { conversation: GROUP, user: 7, version: 12, joined: 1 })),
         ("46-enter-world", enc(&command::EnterWorld { user: 7 })),
         ("47-set-rules", enc(&command::SetRules { level: 1, members_max: 10_000, world: 1 })),
+        ("48-readmit", enc(&command::Readmit { entity: b"u\0\0\0\0\0\0\0\x07" })),
     ]
 }
 
@@ -223,6 +224,7 @@ fn read(bytes: &[u8]) -> Result<(), FrameError> {
         command::SetDirectory,
         command::EnterWorld,
         command::SetRules,
+        command::Readmit<'_>,
         server::Welcome,
         server::Reset,
         server::Ack,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tern_protocol::server::{self, user_event};
+use tern_protocol::server::{self, role, user_event};
 use tern_protocol::{ConversationId, FrameError, RequestId, Seq, Timestamp, frame};
 
 use super::Session;
@@ -35,6 +35,8 @@ pub(super) struct Directory {
     loading: bool,
     /// The server forgot all positions: where each conversation begins anew is told.
     forgotten: bool,
+    /// The server could not read one of the conversations when the list was read: what it is comes unasked, or with the next reading.
+    partial: bool,
     /// Until then the entry of a conversation whose events came must be here.
     entry_due: Option<Instant>,
 }
@@ -49,6 +51,7 @@ impl Directory {
             seen: BTreeSet::new(),
             loading: false,
             forgotten: false,
+            partial: false,
             entry_due: None,
         }
     }
@@ -64,7 +67,7 @@ impl Directory {
     /// Whether the list must be read.
     pub(super) fn on_welcome(&mut self, user_seq: u64) -> bool {
         self.wanted_seq = user_seq;
-        !self.loaded || self.user_seq != user_seq
+        !self.loaded || self.partial || self.user_seq != user_seq
     }
 
     pub(super) fn is_behind(&mut self, user_seq: u64) -> bool {
@@ -99,6 +102,7 @@ impl Session {
         self.directory.entry_due = None;
         if !self.directory.loading {
             self.directory.loading = true;
+            self.directory.partial = false;
             self.directory.seen.clear();
             self.ask_directory(now, Timestamp::ZERO, ConversationId::from_raw(0));
         }
@@ -127,7 +131,12 @@ impl Session {
             let view = ConversationView::from_entry(entry);
             last = Some((view.head_time, view.conversation));
             self.directory.seen.insert(view.conversation);
-            self.on_entry(now, view);
+            // Of one that the server cannot read the entry says nothing else: what is known of it stays.
+            if entry.role == role::UNREADABLE {
+                self.directory.partial = true;
+            } else {
+                self.on_entry(now, view);
+            }
         }
         if !asked {
             return Ok(());

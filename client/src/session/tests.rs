@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tern_protocol::RejectCode;
 use tern_protocol::client::{GetHistory, SendMessage};
 use tern_protocol::server::{
-    Ack, DirectoryEntry, DirectoryPage, Event, Head, Pong, Receipt, Reject, Reset, UserEvent, content, event,
+    Ack, DirectoryEntry, DirectoryPage, Event, Head, Pong, Receipt, Reject, Reset, UserEvent, content, event, role,
 };
 
 use super::*;
@@ -454,6 +454,21 @@ fn a_conversation_that_appears_is_followed_from_joining_on() {
     world.session.on_frame(world.now, &frame::to_vec(&page).into()).expect("valid");
     assert_eq!(world.session.positions().conversations.get(&other), Some(&Seq::ZERO));
     assert_eq!(world.session.positions().user_seq, 2);
+}
+
+#[test]
+fn an_entry_that_the_server_cannot_read_changes_nothing() {
+    let mut world = settled();
+    let before = world.session.positions();
+    let mut page = world.server.directory(0);
+    for entry in &mut page.entries {
+        (entry.role, entry.head, entry.head_visible, entry.join) = (role::UNREADABLE, 0, 0, 0);
+    }
+    while world.session.poll_output().is_some() {}
+    world.session.on_frame(world.now, &frame::to_vec(&page).into()).expect("valid");
+    let told = std::iter::from_fn(|| world.session.poll_output());
+    assert_eq!(told.filter(|output| matches!(output, Output::Update(_))).count(), 0);
+    assert_eq!(world.session.positions().conversations, before.conversations);
 }
 
 #[test]

@@ -175,7 +175,7 @@ impl Conversation {
         body: &[u8],
         out: &mut Effects,
     ) -> Result<(), RejectCode> {
-        let new = old.revise(at.position, self.head, content, body).map_err(|_| RejectCode::UnknownTarget)?;
+        let new = old.revise(at.carrier, self.head, content, body).map_err(|_| RejectCode::UnknownTarget)?;
         out.rows.push(event_row(self.id, new.head.seq, new.frame.clone()));
         self.window.replace(new);
         Ok(())

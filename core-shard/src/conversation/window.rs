@@ -248,6 +248,11 @@ impl Window {
         self.events.front().map(|event| event.head.seq)
     }
 
+    /// The newest event.
+    pub(crate) fn last(&self) -> Option<Seq> {
+        self.events.back().map(|event| event.head.seq)
+    }
+
     /// Events from `from` on; nothing unless that one is in memory.
     pub(crate) fn from(&self, from: Seq) -> impl Iterator<Item = &Remembered> {
         let start = self.first().and_then(|first| from.raw().checked_sub(first.raw()));

@@ -1,7 +1,7 @@
 //! The entities in memory: loaded from the view when first needed, dropped when long unused and safely stored.
 //! While one is loaded its work queues here, in order; everybody else's goes on. Never drops what the view does not have.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,13 +10,14 @@ use tern_protocol::limit::PAGE_SIZE_MAX;
 use tern_protocol::stored::Entity;
 use tern_protocol::{PartitionId, Position, Seq};
 
+use super::aside::{Aside, Kept, Returning, split_kept};
 use super::questions::Page;
 use super::{Waiting, Work};
 use crate::account::Account;
 use crate::config::Sabotage;
 use crate::context::{Context, Timer};
 use crate::conversation::{Conversation, REMEMBERED, Remembered};
-use crate::io::{Order, Output, Recent, ViewError, ViewQuery, ViewReply};
+use crate::io::{AsideCause, Order, Output, Recent, ViewError, ViewQuery, ViewReply};
 use crate::user::User;
 
 /// Entities, and the questions to the view that are under way.
@@ -31,6 +32,8 @@ pub(crate) struct Cache {
     next_ticket: u64,
     next_use: u64,
     size: usize,
+    /// Entities that were set aside and are not back.
+    pub(super) away: BTreeSet<Entity>,
 }
 
 /// An entity's state.
@@ -43,9 +46,16 @@ pub(crate) enum State {
 
 /// A state, and the last command that was in it when the view gave it: up to there, the view has it.
 #[derive(Debug)]
-struct Held {
-    state: State,
+pub(super) struct Held {
+    pub(super) state: State,
     loaded: Position,
+}
+
+impl Held {
+    /// Whether the view has all of it.
+    pub(super) fn is_stored(&self, stored: Position) -> bool {
+        self.state.position() <= self.loaded.max(stored)
+    }
 }
 
 #[derive(Debug)]
@@ -59,15 +69,32 @@ enum Slot {
     Loading {
         held: Option<Held>,
         waiting: Waiting,
+        /// How often the view failed.
+        failures: u32,
     },
+    /// It cannot be read.
+    Aside(Box<Aside>),
+    /// It can be read again, and what was kept for it waits for its place in the log.
+    Returning(Box<Returning>),
+}
+
+/// What became of work for an entity that is not in memory.
+#[derive(Debug)]
+pub(crate) enum Waited {
+    /// It is queued.
+    Queued,
+    /// So many questions wait already.
+    Busy(Work),
+    /// The entity is set aside.
+    Aside(Work),
 }
 
 #[derive(Debug)]
-enum Fetching {
+pub(super) enum Fetching {
     Entity(Entity),
     Event(Entity, Seq),
     /// The newest events up to the head of a conversation whose rows are here.
-    Window(Box<Conversation>, Seq, Seq),
+    Window(Box<Conversation>, Vec<Kept>, (Seq, Seq)),
     Page(Box<Page>),
     Rules(PartitionId),
 }
@@ -85,6 +112,10 @@ pub(crate) enum Fetch {
     Nothing,
     /// The entity is in memory, and so is the event that its first command needs.
     Ready(Entity, Waiting, Option<Remembered>),
+    /// The entity is in memory, but commands that were kept for it come first.
+    Returning(Entity),
+    /// The entity, or an event that its first command needs, cannot be read.
+    Unreadable(Entity, AsideCause),
     /// A page of history.
     Page(Box<Page>, Result<Vec<Bytes>, ViewError>),
     /// The rows of a partition's rules.
@@ -93,6 +124,8 @@ pub(crate) enum Fetch {
 
 /// How long a failed question to the view waits before it is asked again.
 const RETRY: Duration = Duration::from_millis(100);
+/// Failures of the view after which an entity is set aside. Unit: failures. With [`RETRY`] between them: two seconds.
+const FAILURES_MAX: u32 = 20;
 /// Entities looked at per eviction, so that one input's work is bounded. Unit: entities.
 const EVICT_TRIES: usize = 16;
 
@@ -104,32 +137,38 @@ impl Cache {
     pub(crate) fn state(&self, entity: &Entity) -> Option<&State> {
         match self.slots.get(entity)? {
             Slot::Ready { held, .. } => Some(&held.state),
-            Slot::Loading { .. } => None,
+            Slot::Aside(aside) => aside.held.as_ref().map(|held| &held.state),
+            Slot::Loading { .. } | Slot::Returning(_) => None,
         }
     }
 
     pub(crate) fn state_mut(&mut self, entity: &Entity) -> Option<&mut State> {
         match self.slots.get_mut(entity)? {
             Slot::Ready { held, .. } => Some(&mut held.state),
-            Slot::Loading { .. } => None,
+            Slot::Aside(aside) => aside.held.as_mut().map(|held| &mut held.state),
+            Slot::Loading { .. } | Slot::Returning(_) => None,
         }
     }
 
-    /// Queues work behind the loading of its entity, which begins now if it has not.
-    ///
-    /// # Errors
-    /// The work, when `load_queue_max` questions wait already. Commands are always queued: the log bounds them.
-    pub(crate) fn wait(&mut self, cx: &mut Context, entity: &Entity, work: Work) -> Result<(), Work> {
-        if let Some(Slot::Loading { waiting, .. }) = self.slots.get_mut(entity) {
-            if waiting.len() >= cx.limits().load_queue_max && !matches!(work, Work::Apply(_)) {
-                return Err(work);
+    /// Queues work behind the loading of its entity, which begins now if it has not. Gives it back when `load_queue_max` questions wait
+    /// already, or the entity is set aside. Commands are always queued: the log bounds them.
+    pub(crate) fn wait(&mut self, cx: &mut Context, entity: &Entity, work: Work) -> Waited {
+        let waiting = match self.slots.get_mut(entity) {
+            Some(Slot::Loading { waiting, .. }) => waiting,
+            Some(Slot::Returning(returning)) => &mut returning.waiting,
+            Some(Slot::Aside(_)) => return Waited::Aside(work),
+            Some(Slot::Ready { .. }) | None => {
+                let slot = Slot::Loading { held: None, waiting: VecDeque::from([work]), failures: 0 };
+                self.slots.insert(entity.clone(), slot);
+                self.fetch(cx, Fetching::Entity(entity.clone()));
+                return Waited::Queued;
             }
-            waiting.push_back(work);
-            return Ok(());
+        };
+        if waiting.len() >= cx.limits().load_queue_max && !matches!(work, Work::Apply(_)) {
+            return Waited::Busy(work);
         }
-        self.slots.insert(entity.clone(), Slot::Loading { held: None, waiting: VecDeque::from([work]) });
-        self.fetch(cx, Fetching::Entity(entity.clone()));
-        Ok(())
+        waiting.push_back(work);
+        Waited::Queued
     }
 
     /// Puts work back that could not be done because its entity is loading again.
@@ -139,12 +178,60 @@ impl Cache {
         }
     }
 
-    /// Sets an entity aside until an old event of it is loaded; `work` goes first then.
+    pub(super) fn slot_aside(&mut self, entity: &Entity) -> Option<&mut Aside> {
+        match self.slots.get_mut(entity)? {
+            Slot::Aside(aside) => Some(aside),
+            Slot::Ready { .. } | Slot::Loading { .. } | Slot::Returning(_) => None,
+        }
+    }
+
+    pub(super) fn slot_returning(&mut self, entity: &Entity) -> Option<&mut Returning> {
+        match self.slots.get_mut(entity)? {
+            Slot::Returning(returning) => Some(returning),
+            Slot::Ready { .. } | Slot::Loading { .. } | Slot::Aside(_) => None,
+        }
+    }
+
+    /// Sets an entity aside that could not be read; what waited for it is given back, in order.
+    pub(super) fn put_aside(&mut self, entity: &Entity) -> Waiting {
+        let (held, waiting) = match self.slots.remove(entity) {
+            Some(Slot::Loading { held, waiting, .. }) => (held, waiting),
+            Some(Slot::Returning(returning)) => (Some(returning.held), returning.waiting),
+            Some(Slot::Aside(mut aside)) => {
+                let waiting = aside.give_up();
+                self.slots.insert(entity.clone(), Slot::Aside(aside));
+                return waiting;
+            }
+            Some(Slot::Ready { .. }) | None => {
+                debug_assert!(false, "only what is being read can turn out unreadable");
+                return Waiting::new();
+            }
+        };
+        self.slots.insert(entity.clone(), Slot::Aside(Box::new(Aside::new(held))));
+        waiting
+    }
+
+    /// What was kept is applied: the entity is in memory like any other.
+    pub(super) fn admit(&mut self, cx: &mut Context, entity: &Entity) -> Option<(Vec<Kept>, EventsRead, Waiting)> {
+        let Returning { held, kept, events, waiting, .. } = match self.slots.remove(entity)? {
+            Slot::Returning(returning) => *returning,
+            other @ (Slot::Ready { .. } | Slot::Loading { .. } | Slot::Aside(_)) => {
+                self.slots.insert(entity.clone(), other);
+                return None;
+            }
+        };
+        self.slots.insert(entity.clone(), Slot::Ready { held, used: 0, size: 0 });
+        self.touch(cx, entity);
+        Some((kept, events, waiting))
+    }
+
+    /// Holds an entity back until an old event of it is loaded; `work` goes first then.
     pub(crate) fn fetch_event(&mut self, cx: &mut Context, entity: Entity, seq: Seq, work: Work) {
         let Some(Slot::Ready { held, used, size }) = self.slots.remove(&entity) else { return };
         self.used.remove(&used);
         self.size -= size;
-        self.slots.insert(entity.clone(), Slot::Loading { held: Some(held), waiting: VecDeque::from([work]) });
+        let slot = Slot::Loading { held: Some(held), waiting: VecDeque::from([work]), failures: 0 };
+        self.slots.insert(entity.clone(), slot);
         self.fetch(cx, Fetching::Event(entity, seq));
     }
 
@@ -158,7 +245,7 @@ impl Cache {
         self.fetch(cx, Fetching::Rules(partition));
     }
 
-    fn fetch(&mut self, cx: &mut Context, fetching: Fetching) {
+    pub(super) fn fetch(&mut self, cx: &mut Context, fetching: Fetching) {
         let query = match &fetching {
             Fetching::Entity(entity) => {
                 cx.counters.loads += 1;
@@ -171,7 +258,7 @@ impl Cache {
             Fetching::Rules(partition) => {
                 ViewQuery::Entity { entity: Entity::Partition(*partition), recent: Recent::last(0) }
             }
-            Fetching::Window(conversation, from, to) => ViewQuery::Events {
+            Fetching::Window(conversation, _, (from, to)) => ViewQuery::Events {
                 conversation: conversation.id,
                 from: *from,
                 to: *to,
@@ -194,65 +281,161 @@ impl Cache {
     /// Takes an answer of the view.
     pub(crate) fn fetched(&mut self, cx: &mut Context, ticket: u64, reply: Result<ViewReply, ViewError>) -> Fetch {
         let Some(fetching) = self.fetches.remove(&ticket) else { return Fetch::Nothing };
-        match (fetching, reply) {
-            (Fetching::Page(page), Ok(ViewReply::Events(events))) => Fetch::Page(page, Ok(events)),
-            (Fetching::Page(page), Ok(ViewReply::Entity { .. })) => Fetch::Page(page, Err(ViewError::Failed)),
-            (Fetching::Page(page), Err(error)) => Fetch::Page(page, Err(error)),
-            (Fetching::Rules(partition), Ok(ViewReply::Entity { rows, .. })) => Fetch::Rules(partition, rows),
-            (Fetching::Entity(entity), Ok(ViewReply::Entity { rows, events })) => match load(&entity, &rows) {
-                Ok(State::Conversation(conversation)) => self.fill(cx, conversation, events, Fill::First),
-                Ok(state) => self.loaded(cx, entity, state),
-                Err(_) => self.fail(cx, Fetching::Entity(entity)),
-            },
-            (Fetching::Window(conversation, ..), Ok(ViewReply::Events(events))) => {
-                self.fill(cx, conversation, events, Fill::Last)
+        let fetching = match (fetching, reply) {
+            (Fetching::Page(page), Ok(ViewReply::Events(events))) => return Fetch::Page(page, Ok(events)),
+            (Fetching::Page(page), Ok(ViewReply::Entity { .. })) => return Fetch::Page(page, Err(ViewError::Failed)),
+            (Fetching::Page(page), Err(error)) => return Fetch::Page(page, Err(error)),
+            (Fetching::Rules(partition), Ok(ViewReply::Entity { rows, .. })) => return Fetch::Rules(partition, rows),
+            // Nothing of the partition can be applied without them.
+            (fetching @ Fetching::Rules(_), _) => return self.fail(cx, fetching),
+            (Fetching::Entity(entity), Ok(ViewReply::Entity { rows, events })) => {
+                return match load(&entity, rows) {
+                    Ok((State::Conversation(conversation), kept)) => {
+                        self.fill(cx, conversation, kept, events, Fill::First)
+                    }
+                    Ok((state, kept)) => self.loaded(cx, entity, state, kept),
+                    Err(_) => self.unreadable(cx, Fetching::Entity(entity), AsideCause::Damaged),
+                };
+            }
+            (Fetching::Window(conversation, kept, _), Ok(ViewReply::Events(events))) => {
+                return self.fill(cx, conversation, kept, events, Fill::Last);
+            }
+            // Read again from the beginning: the rows may be others by then.
+            (Fetching::Window(conversation, ..), reply) => {
+                let damaged = reply.is_err_and(|error| error == ViewError::Damaged);
+                let fetching = Fetching::Entity(Entity::Conversation(conversation.id));
+                if damaged {
+                    return self.unreadable(cx, fetching, AsideCause::Damaged);
+                }
+                fetching
             }
             (Fetching::Event(entity, seq), Ok(ViewReply::Events(events))) => {
                 let head = self.head_of(&entity);
                 let event = events.into_iter().next().map(|frame| Remembered::read(frame, Position::ZERO, head));
-                match (event, self.slots.get_mut(&entity)) {
-                    (Some(Ok(event)), Some(Slot::Loading { held, .. })) if event.head.seq == seq => match held.take() {
-                        Some(held) => self.ready(cx, entity, held, Some(event)),
-                        None => Fetch::Nothing,
-                    },
-                    _ => self.fail(cx, Fetching::Event(entity, seq)),
-                }
+                return match event {
+                    Some(Ok(event)) if event.head.seq == seq => self.event_arrived(cx, entity, event),
+                    Some(_) | None => self.unreadable(cx, Fetching::Event(entity, seq), AsideCause::Event),
+                };
             }
-            (fetching, _) => self.fail(cx, fetching),
+            (fetching @ Fetching::Event(..), Err(ViewError::Damaged)) => {
+                return self.unreadable(cx, fetching, AsideCause::Event);
+            }
+            (fetching, Err(ViewError::Damaged)) => return self.unreadable(cx, fetching, AsideCause::Damaged),
+            (fetching, Err(ViewError::Busy)) if !self.is_looked_at(&fetching) => return self.fail(cx, fetching),
+            (fetching, _) => fetching,
+        };
+        let (Fetching::Entity(entity) | Fetching::Event(entity, _)) = &fetching else { return Fetch::Nothing };
+        let cause = if matches!(fetching, Fetching::Event(..)) { AsideCause::Event } else { AsideCause::Failing };
+        let last = match self.slots.get_mut(entity) {
+            Some(Slot::Loading { failures, .. }) => {
+                *failures += 1;
+                *failures >= FAILURES_MAX
+            }
+            // It is being looked whether it can be read again: it cannot.
+            Some(Slot::Aside(_) | Slot::Returning(_)) => true,
+            Some(Slot::Ready { .. }) | None => return Fetch::Nothing,
+        };
+        if last { self.unreadable(cx, fetching, cause) } else { self.fail(cx, fetching) }
+    }
+
+    /// Whether it is only asked for to see whether it can be read again.
+    fn is_looked_at(&self, fetching: &Fetching) -> bool {
+        matches!(fetching, Fetching::Entity(entity) if matches!(self.slots.get(entity), Some(Slot::Aside(_))))
+    }
+
+    /// Gives an entity up, unless there are so many that it must be the store.
+    fn unreadable(&mut self, cx: &mut Context, fetching: Fetching, cause: AsideCause) -> Fetch {
+        match fetching {
+            Fetching::Entity(entity) | Fetching::Event(entity, _)
+                if self.away.contains(&entity) || self.away.len() < cx.limits().aside_max =>
+            {
+                Fetch::Unreadable(entity, cause)
+            }
+            fetching @ (Fetching::Entity(_)
+            | Fetching::Event(..)
+            | Fetching::Page(_)
+            | Fetching::Window(..)
+            | Fetching::Rules(_)) => self.fail(cx, fetching),
         }
     }
 
     /// Takes events for a conversation whose rows are here. The newest ones of the view may all be ahead of it: then it is asked once more.
-    fn fill(&mut self, cx: &mut Context, mut conversation: Box<Conversation>, events: Vec<Bytes>, fill: Fill) -> Fetch {
+    fn fill(
+        &mut self,
+        cx: &mut Context,
+        mut conversation: Box<Conversation>,
+        kept: Vec<Kept>,
+        events: Vec<Bytes>,
+        fill: Fill,
+    ) -> Fetch {
         let entity = Entity::Conversation(conversation.id);
         let believe = !cx.config.has(Sabotage::AheadEvents);
         match (conversation.remember(events, believe), fill) {
-            (Ok(None), _) => self.loaded(cx, entity, State::Conversation(conversation)),
-            (Ok(Some((from, to))), Fill::First) => {
-                self.fetch(cx, Fetching::Window(conversation, from, to));
+            (Ok(None), _) => self.loaded(cx, entity, State::Conversation(conversation), kept),
+            (Ok(Some(range)), Fill::First) => {
+                self.fetch(cx, Fetching::Window(conversation, kept, range));
                 Fetch::Nothing
             }
-            (Ok(Some(_)), Fill::Last) | (Err(_), _) => self.fail(cx, Fetching::Entity(entity)),
+            (Ok(Some(_)), Fill::Last) | (Err(_), _) => {
+                self.unreadable(cx, Fetching::Entity(entity), AsideCause::Damaged)
+            }
         }
     }
 
-    fn loaded(&mut self, cx: &mut Context, entity: Entity, state: State) -> Fetch {
+    /// An entity was read, and it makes sense.
+    fn loaded(&mut self, cx: &mut Context, entity: Entity, state: State, kept: Vec<Kept>) -> Fetch {
+        let waiting = match self.slots.remove(&entity) {
+            Some(Slot::Loading { waiting, .. }) => waiting,
+            Some(Slot::Aside(mut aside)) => aside.give_up(),
+            Some(Slot::Ready { .. } | Slot::Returning(_)) | None => return Fetch::Nothing,
+        };
         let loaded = state.position();
-        self.ready(cx, entity, Held { state, loaded }, None)
+        let held = Held { state, loaded };
+        if kept.is_empty() || !cx.config.has(Sabotage::KeptCommands) {
+            return self.ready(cx, entity, held, waiting, None);
+        }
+        self.slots.insert(entity.clone(), Slot::Returning(Box::new(Returning::new(held, kept, waiting))));
+        Fetch::Returning(entity)
     }
 
     /// The head of a conversation that waits for an old event.
     fn head_of(&self, entity: &Entity) -> Seq {
-        match self.slots.get(entity) {
-            Some(Slot::Loading { held: Some(Held { state: State::Conversation(conversation), .. }), .. }) => {
-                conversation.head
-            }
-            _ => Seq::ZERO,
+        let held = match self.slots.get(entity) {
+            Some(Slot::Loading { held, .. }) => held.as_ref(),
+            Some(Slot::Returning(returning)) => Some(&returning.held),
+            Some(Slot::Ready { .. } | Slot::Aside(_)) | None => None,
+        };
+        match held.map(|held| &held.state) {
+            Some(State::Conversation(conversation)) => conversation.head,
+            Some(State::User(_) | State::Account(_)) | None => Seq::ZERO,
         }
     }
 
-    fn ready(&mut self, cx: &mut Context, entity: Entity, held: Held, event: Option<Remembered>) -> Fetch {
-        let Some(Slot::Loading { waiting, .. }) = self.slots.remove(&entity) else { return Fetch::Nothing };
+    /// An old event was read.
+    fn event_arrived(&mut self, cx: &mut Context, entity: Entity, event: Remembered) -> Fetch {
+        match self.slots.remove(&entity) {
+            Some(Slot::Loading { held: Some(held), waiting, .. }) => self.ready(cx, entity, held, waiting, Some(event)),
+            Some(Slot::Returning(mut returning)) => {
+                returning.take_event(event);
+                self.slots.insert(entity.clone(), Slot::Returning(returning));
+                Fetch::Returning(entity)
+            }
+            Some(other) => {
+                self.slots.insert(entity, other);
+                Fetch::Nothing
+            }
+            None => Fetch::Nothing,
+        }
+    }
+
+    fn ready(
+        &mut self,
+        cx: &mut Context,
+        entity: Entity,
+        held: Held,
+        waiting: Waiting,
+        event: Option<Remembered>,
+    ) -> Fetch {
         self.slots.insert(entity.clone(), Slot::Ready { held, used: 0, size: 0 });
         self.touch(cx, &entity);
         Fetch::Ready(entity, waiting, event)
@@ -299,7 +482,7 @@ impl Cache {
             }
             let Some((_, entity)) = self.used.pop_first() else { break };
             let Some(Slot::Ready { held, used, size }) = self.slots.get_mut(&entity) else { continue };
-            if held.state.position() <= held.loaded.max(stored(&entity)) {
+            if held.is_stored(stored(&entity)) {
                 self.size -= *size;
                 self.slots.remove(&entity);
                 cx.counters.evictions += 1;
@@ -313,6 +496,9 @@ impl Cache {
     }
 }
 
+/// Old events that kept commands need, as the view has them.
+pub(super) type EventsRead = BTreeMap<Seq, Remembered>;
+
 impl State {
     fn size(&self) -> usize {
         match self {
@@ -323,7 +509,7 @@ impl State {
     }
 
     /// Last command applied.
-    fn position(&self) -> Position {
+    pub(super) fn position(&self) -> Position {
         match self {
             Self::Conversation(conversation) => conversation.position,
             Self::User(user) => user.position(),
@@ -332,12 +518,14 @@ impl State {
     }
 }
 
-fn load(entity: &Entity, rows: &[(Bytes, Bytes)]) -> Result<State, FrameError> {
-    Ok(match entity {
-        Entity::Conversation(id) => State::Conversation(Box::new(Conversation::load(*id, rows)?)),
-        Entity::User(id) => State::User(Box::new(User::load(*id, rows)?)),
-        Entity::Account(name) => State::Account(Box::new(Account::load(name.clone(), rows)?)),
+fn load(entity: &Entity, rows: Vec<(Bytes, Bytes)>) -> Result<(State, Vec<Kept>), FrameError> {
+    let (rows, kept) = split_kept(entity, rows)?;
+    let state = match entity {
+        Entity::Conversation(id) => State::Conversation(Box::new(Conversation::load(*id, &rows)?)),
+        Entity::User(id) => State::User(Box::new(User::load(*id, &rows)?)),
+        Entity::Account(name) => State::Account(Box::new(Account::load(name.clone(), &rows)?)),
         // Read with `Fetching::Rules`: no command is for a partition as an entity.
         Entity::Partition(_) => return Err(FrameError::Archive),
-    })
+    };
+    Ok((state, kept))
 }

@@ -1,11 +1,12 @@
 //! One owned partition: its rules, which commands are applied, and which of their rows the view may have already.
 //! Rows leave in position order, and none before every command that it caused is durable: after a crash the cause is applied again.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tern_protocol::command::CommandHead;
 use tern_protocol::{PartitionId, Position};
 
+use crate::conversation::Emission;
 use crate::io::{Logged, Reply, Row};
 use crate::rules::{History, Rules};
 
@@ -23,6 +24,30 @@ pub(crate) struct Partition {
     rules: Known,
     /// Commands handed over before the rules were known, in order.
     early: VecDeque<Logged>,
+    /// By the command with whose rows they leave: what commands that were kept have done.
+    carried: BTreeMap<Position, Carried>,
+    /// Of such commands: with whose rows theirs leave.
+    carriers: BTreeMap<Position, Position>,
+}
+
+/// What commands that were kept have done, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    pub(crate) rows: Vec<Row>,
+    /// With the command that caused each, and which of its emissions it is.
+    pub(crate) emissions: Vec<(Position, u32, Emission)>,
+}
+
+impl Carried {
+    /// Adds what one command has done.
+    pub(crate) fn add(&mut self, position: Position, mut rows: Vec<Row>, emissions: Vec<Emission>) {
+        if self.rows.is_empty() {
+            self.rows = rows;
+        } else {
+            self.rows.append(&mut rows);
+        }
+        self.emissions.extend(emissions.into_iter().zip(0..).map(|(emission, index)| (position, index, emission)));
+    }
 }
 
 /// How much is known of a partition's rules. Nothing is applied without them.
@@ -53,8 +78,8 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 struct Done {
     rows: Vec<Row>,
-    /// Emissions that are not known to be durable.
-    outstanding: BTreeSet<u32>,
+    /// Emissions that are not known to be durable: the causing command, and which of its emissions.
+    outstanding: BTreeSet<(Position, u32)>,
     reply: Option<(CommandHead, Reply)>,
 }
 
@@ -149,31 +174,45 @@ impl Partition {
         true
     }
 
-    /// Notes that a command is applied and has emitted so many commands.
+    /// Lets what commands that were kept have done leave with the rows of a command that is not applied yet.
+    pub(crate) fn carry(&mut self, carrier: Position, carried: Carried) {
+        self.carriers.extend(carried.emissions.iter().map(|(cause, ..)| (*cause, carrier)));
+        self.carried.insert(carrier, carried);
+    }
+
+    /// What leaves with the rows of this command.
+    pub(crate) fn take_carried(&mut self, carrier: Position) -> Option<Carried> {
+        self.carried.remove(&carrier)
+    }
+
+    /// Notes that a command is applied, and which emissions its rows wait for.
     pub(crate) fn applied(
         &mut self,
         position: Position,
         rows: Vec<Row>,
-        emitted: usize,
+        emitted: impl Iterator<Item = (Position, u32)>,
         reply: Option<(CommandHead, Reply)>,
     ) {
         let Some(pending) = self.find(position) else { return };
-        let emitted = u32::try_from(emitted).unwrap_or(u32::MAX);
-        let outstanding = (0..emitted).filter(|index| !pending.early.contains(index)).collect();
+        let early = |(cause, index): &(Position, u32)| *cause == position && pending.early.contains(index);
+        let outstanding = emitted.filter(|emission| !early(emission)).collect();
         pending.done = Some(Done { rows, outstanding, reply });
         self.unapplied -= 1;
     }
 
     /// Notes that an emitted command is durable.
     pub(crate) fn emission_logged(&mut self, position: Position, index: u32) {
-        let Some(pending) = self.find(position) else { return };
+        let holder = self.carriers.get(&position).copied().unwrap_or(position);
+        let Some(pending) = self.find(holder) else { return };
         match &mut pending.done {
             Some(done) => {
-                done.outstanding.remove(&index);
+                done.outstanding.remove(&(position, index));
             }
-            None => {
+            None if holder == position => {
                 pending.early.insert(index);
             }
+            // What was kept is emitted again, and waited for.
+            None => {}
         }
     }
 
@@ -184,6 +223,9 @@ impl Partition {
             return None;
         }
         let pending = self.pending.pop_front()?;
+        if !self.carriers.is_empty() {
+            self.carriers.retain(|_, carrier| *carrier != pending.position);
+        }
         let done = pending.done?;
         Some(Complete { position: pending.position, rows: done.rows, reply: done.reply })
     }

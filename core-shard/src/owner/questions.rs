@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use tern_protocol::limit::{HISTORY_PAGE_MAX, MEMBERS_PAGE_MAX, PAGE_SIZE_MAX};
-use tern_protocol::server::{HistoryPage, Member as WireMember, MembersPage, content, event};
+use tern_protocol::server::{Event, HistoryPage, Member as WireMember, MembersPage, content, event};
 use tern_protocol::stored::Entity;
 use tern_protocol::{CloseCode, ConversationId, ConversationKind, RejectCode, RequestId, Seq, UserId};
 
@@ -75,9 +75,9 @@ impl Owner {
     /// The view's part of a page is here.
     pub(super) fn page_loaded(&mut self, cx: &mut Context, page: &Page, events: Result<Vec<Bytes>, ViewError>) {
         let frame = match events {
-            Ok(events) => return answer_page(cx, page, &events),
+            Ok(events) if is_whole(page, &events) => return answer_page(cx, page, &events),
             Err(ViewError::Busy | ViewError::Failed) => reject(page.request, RejectCode::Busy, BUSY_RETRY_MS),
-            Err(ViewError::Damaged) => reject(page.request, RejectCode::Unreadable, 0),
+            Ok(_) | Err(ViewError::Damaged) => reject(page.request, RejectCode::Unreadable, 0),
         };
         cx.answer(page.place, frame);
     }
@@ -132,6 +132,39 @@ fn conversation_question(cx: &mut Context, conversation: &mut Conversation, ques
         | ToOwner::WatchPresence { .. }
         | ToOwner::UnwatchPresence { .. }
         | ToOwner::EmissionLogged { .. } => Next::Done,
+    }
+}
+
+/// A question to an entity that is set aside.
+pub(super) fn unreadable(cx: &mut Context, question: ToOwner) {
+    match question {
+        ToOwner::History { place, request, .. } | ToOwner::Members { place, request, .. } => {
+            cx.answer(place, reject(request, RejectCode::Unreadable, 0));
+        }
+        ToOwner::FindUser { place, gather, .. } => {
+            cx.tell(place.shard, ToSessions::Found { session: place.session, gather, profile: Found::Unreadable });
+        }
+        ToOwner::FindName { place, gather, .. } => {
+            cx.tell(place.shard, ToSessions::FoundName { session: place.session, gather, user: Found::Unreadable });
+        }
+        ToOwner::FindMember { place, gather, .. } => {
+            let (session, member) = (place.session, Found::Unreadable);
+            cx.tell(place.shard, ToSessions::FoundMember { session, gather, member });
+        }
+        ToOwner::Watch { place, conversation, ticket, .. } => {
+            let session = place.session;
+            cx.tell(place.shard, ToSessions::Unreadable { session, conversation, ticket });
+        }
+        ToOwner::OpenSession { place, .. } => {
+            cx.tell(place.shard, ToSessions::Close { session: place.session, code: CloseCode::Internal });
+        }
+        ToOwner::EndSession { .. }
+        | ToOwner::Unwatch { .. }
+        | ToOwner::Typing { .. }
+        | ToOwner::Delivered { .. }
+        | ToOwner::WatchPresence { .. }
+        | ToOwner::UnwatchPresence { .. }
+        | ToOwner::EmissionLogged { .. } => {}
     }
 }
 
@@ -282,6 +315,22 @@ fn history(
     let events: Vec<Bytes> = conversation.window.from(page.from).take(count).map(|event| event.frame.clone()).collect();
     answer_page(cx, &page, &events);
     Next::Done
+}
+
+/// Whether these are events of the page, one after the other from the end that is wanted, and each of them makes sense.
+fn is_whole(page: &Page, events: &[Bytes]) -> bool {
+    let count = events.len() as u64;
+    let first = match page.order {
+        Order::OldestFirst => page.from.raw(),
+        Order::NewestFirst => (page.to.raw() + 1).saturating_sub(count),
+    };
+    count > 0
+        && events.iter().zip(first..).all(|(bytes, seq)| {
+            let event = tern_protocol::frame::decode::<Event<'_>>(bytes);
+            event.is_ok_and(|event| {
+                event.seq.to_native() == seq && event.conversation.to_native() == page.conversation.raw()
+            })
+        })
 }
 
 /// Sends a page with as many of the events as fit, counted from the anchor.

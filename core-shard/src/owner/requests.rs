@@ -8,7 +8,7 @@ use super::cache::State;
 use super::{Owner, Work, partition_of};
 use crate::context::Context;
 use crate::conversation::to_bytes;
-use crate::io::{Output, Reply, Request};
+use crate::io::{AppendFailure, Output, Reply, Request};
 
 impl Owner {
     /// A request from the HTTP API.
@@ -51,6 +51,10 @@ impl Owner {
                 (Entity::User(user), to_bytes(&command::CloseDevice { user: user.raw(), device }))
             }
         };
+        if self.is_away(&entity) {
+            let reply = Reply::Unavailable(AppendFailure::Unavailable);
+            return cx.output(Output::Reply { ticket, reply });
+        }
         let head =
             CommandHead { session: ticket, run: cx.config.run, shard: cx.shard().raw(), ..CommandHead::default() };
         cx.append(partition_of(placement, &entity), head, frame);

@@ -3,7 +3,7 @@
 
 use tern_protocol::command::{self, CommandHead};
 use tern_protocol::frame::{self, Frame, Kind};
-use tern_protocol::stored::Entity;
+use tern_protocol::stored::{Entity, entity_of_key};
 use tern_protocol::{PartitionId, Position, UserId, client};
 
 use super::{EMISSION_RETRY, Owner, ids_of_frame};
@@ -61,8 +61,16 @@ impl Owner {
         cx.append(id, head, to_bytes(&wanted.command()));
     }
 
+    /// The log refused what nobody asked for and nothing caused: the rules, or the return of an entity.
+    pub(crate) fn own_refused(&mut self, cx: &mut Context, id: PartitionId, record: Record) {
+        match frame::open(&record.frame) {
+            Ok((command::SetRules::KIND, _)) => self.rules_refused(cx, id),
+            Ok(_) | Err(_) => self.emission_failed(cx, id, record),
+        }
+    }
+
     /// The log refused the rules: they are appended again, unless they are there after all.
-    pub(crate) fn rules_refused(&mut self, cx: &mut Context, id: PartitionId) {
+    fn rules_refused(&mut self, cx: &mut Context, id: PartitionId) {
         if let Some(partition) = self.partitions.get_mut(&id) {
             partition.rules_refused();
         }
@@ -119,7 +127,7 @@ pub(super) fn addressee(position: Position, record: &Record) -> Result<Addressee
 
 /// Whether the log may have frames of this kind for an entity.
 fn is_command(kind: Kind) -> bool {
-    const KINDS: [Kind; 18] = [
+    const KINDS: [Kind; 19] = [
         client::SendMessage::KIND,
         client::EditMessage::KIND,
         client::RecallMessage::KIND,
@@ -138,6 +146,7 @@ fn is_command(kind: Kind) -> bool {
         command::CloseDevice::KIND,
         command::SetDirectory::KIND,
         command::EnterWorld::KIND,
+        command::Readmit::KIND,
     ];
     KINDS.contains(&kind)
 }
@@ -166,6 +175,7 @@ fn entity(record: &Record, kind: Kind, archive: &[u8]) -> Option<Entity> {
             user(frame::decode_archive::<command::SetDirectory>(archive).ok()?.user.to_native())
         }
         command::EnterWorld::KIND => Some(Entity::Conversation(tern_protocol::ConversationId::WORLD)),
+        command::Readmit::KIND => entity_of_key(&frame::decode_archive::<command::Readmit<'_>>(archive).ok()?.entity),
         _ => ids_of_frame(UserId::from_raw(record.head.actor), kind, archive).map(|(id, _)| Entity::Conversation(id)),
     }
 }

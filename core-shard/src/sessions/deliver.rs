@@ -15,7 +15,7 @@ use super::local::Local;
 use super::outbox::{Subject, lane_of};
 use super::ready::{ReadyList, urgency_of};
 use super::session::{Lag, Membership, Open, Phase, Session};
-use super::{Sessions, watch_reader};
+use super::{Sessions, away, watch_reader};
 use crate::config::Sabotage;
 use crate::context::Context;
 use crate::conversation::to_bytes;
@@ -342,6 +342,9 @@ impl Sessions {
     pub(super) fn entries(&mut self, id: SessionId, conversations: &[ConversationId]) -> Vec<DirectoryEntry> {
         let Some(user) = self.get(id).and_then(Session::open).map(|open| open.user) else { return Vec::new() };
         let entry = |conversation: &ConversationId| {
+            if self.is_unreadable(id, *conversation) {
+                return Some(away::entry(*conversation));
+            }
             let (mine, local) = self.shared(id, *conversation)?;
             Some(local.entry(*conversation, user, mine))
         };

@@ -16,7 +16,7 @@ use tern_protocol::{
 
 use super::rate::Refusal;
 use super::session::{Phase, Session, Then};
-use super::{BUSY_RETRY_MS, Sessions, UNAVAILABLE_RETRY_MS, head_of};
+use super::{ASIDE_RETRY_MS, BUSY_RETRY_MS, Sessions, UNAVAILABLE_RETRY_MS, head_of};
 use crate::config::Sabotage;
 use crate::context::Context;
 use crate::conversation::to_bytes;
@@ -202,6 +202,9 @@ impl Sessions {
         if self.draining.is_some() {
             return self.reject(cx, id, request, RejectCode::Unavailable, UNAVAILABLE_RETRY_MS);
         }
+        if self.away.contains_key(&conversation) {
+            return self.reject(cx, id, request, RejectCode::SetAside, ASIDE_RETRY_MS);
+        }
         let inflight_max = cx.limits().inflight_max;
         let Some(session) = self.get(id) else { return };
         // Twice the limit at which reading stops: what was read already is still taken.
@@ -378,7 +381,7 @@ impl Sessions {
         let ids: Vec<ConversationId> = open.conversations.keys().copied().collect();
         let mut order: Vec<(u64, u128)> = ids
             .iter()
-            .filter_map(|conversation| Some((self.head_time(id, *conversation)?.raw(), conversation.raw())))
+            .filter_map(|conversation| Some((self.list_time(id, *conversation)?, conversation.raw())))
             .filter(|key| before == (0, 0) || *key < before)
             .collect();
         order.sort_unstable_by(|a, b| b.cmp(a));

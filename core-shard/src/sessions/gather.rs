@@ -7,7 +7,7 @@ use tern_protocol::server::{Profile, Profiles};
 use tern_protocol::{ConversationId, RejectCode, RequestId, Seq, SessionId, UserId};
 
 use super::session::{Gather, Session, Then};
-use super::{BUSY_RETRY_MS, Sessions};
+use super::{ASIDE_RETRY_MS, BUSY_RETRY_MS, Sessions};
 use crate::context::Context;
 use crate::conversation::to_bytes;
 use crate::io::Lane;
@@ -65,6 +65,7 @@ impl Sessions {
             }
             Found::Nobody => Some(RejectCode::NotFound),
             Found::Busy => Some(RejectCode::Busy),
+            Found::Unreadable => Some(RejectCode::Unreadable),
         };
         self.finish(cx, id, gather);
     }
@@ -91,6 +92,7 @@ impl Sessions {
             }
             Found::Nobody => self.on_found(cx, id, gather, Found::Nobody),
             Found::Busy => self.on_found(cx, id, gather, Found::Busy),
+            Found::Unreadable => self.on_found(cx, id, gather, Found::Unreadable),
         }
     }
 
@@ -104,6 +106,7 @@ impl Sessions {
             Found::Nobody => state.refused = state.refused.or(Some(RejectCode::UnknownUser)),
             // Not knowing says nothing of whether they exist.
             Found::Busy => state.refused = Some(RejectCode::Busy),
+            Found::Unreadable => state.refused = Some(RejectCode::Unreadable),
         }
         if state.remaining == 0 {
             self.finish(cx, id, gather);
@@ -115,9 +118,20 @@ impl Sessions {
             return;
         };
         let (Then::Answer(request) | Then::Append { request, .. }) = &state.then;
-        if state.refused == Some(RejectCode::Busy) {
-            cx.counters.busy += 1;
-            return self.reject(cx, id, *request, RejectCode::Busy, BUSY_RETRY_MS);
+        match state.refused {
+            Some(RejectCode::Busy) => {
+                cx.counters.busy += 1;
+                return self.reject(cx, id, *request, RejectCode::Busy, BUSY_RETRY_MS);
+            }
+            Some(RejectCode::Unreadable) => {
+                // Of a command an earlier attempt may be stored: it is not over.
+                let (code, retry_after) = match state.then {
+                    Then::Answer(_) => (RejectCode::Unreadable, 0),
+                    Then::Append { .. } => (RejectCode::SetAside, ASIDE_RETRY_MS),
+                };
+                return self.reject(cx, id, *request, code, retry_after);
+            }
+            Some(_) | None => {}
         }
         match state.then {
             Then::Answer(request) => {

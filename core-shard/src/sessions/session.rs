@@ -81,6 +81,8 @@ pub(crate) struct Membership {
     pub(crate) ticket: u64,
     /// News of coming in arrived while the owner was being asked: its answer may be older.
     pub(crate) ask_again: bool,
+    /// The owner cannot read it at present: it is asked again when it can.
+    pub(crate) unreadable: bool,
     /// The oldest event that the user may read.
     pub(crate) first: Seq,
     pub(crate) join: Seq,

@@ -6,17 +6,18 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use tern_core_shard::io::{
-    AppendFailure, Claims, Ending, Input, Lane, Logged, Order, Output, Record, Reply, Request, StopReason, Table,
-    ViewError, ViewQuery, ViewReply,
+    AppendFailure, AsideChange, Claims, Ending, Input, Lane, Logged, Order, Output, Record, Reply, Request, StopReason,
+    Table, ViewError, ViewQuery, ViewReply,
 };
 use tern_core_shard::{Limits, Shard, ShardConfig};
+use tern_protocol::command::CommandHead;
 use tern_protocol::frame::{self, Encode, Frame};
 use tern_protocol::limit::DELIVERY_LANE_COUNT;
 use tern_protocol::placement::Placement;
 use tern_protocol::server::{Ack, Reject};
 use tern_protocol::{
-    CloseCode, ConversationId, DeviceId, PartitionId, Position, RejectCode, RequestId, SessionId, ShardId, Timestamp,
-    UserId, client, stored,
+    CloseCode, ConversationId, DeviceId, PartitionId, Position, RejectCode, RequestId, Seq, SessionId, ShardId,
+    Timestamp, UserId, client, stored,
 };
 
 /// Partitions of the shard.
@@ -41,6 +42,14 @@ pub(crate) struct OneShard {
     pub(crate) silent_view: bool,
     /// What it was asked meanwhile.
     asked: VecDeque<(u64, ViewQuery)>,
+    /// The view fails to read these.
+    pub(crate) failing: BTreeSet<stored::Entity>,
+    /// The view has something else than what was stored of these.
+    pub(crate) damaged: BTreeSet<stored::Entity>,
+    /// The view cannot read old events and pages.
+    pub(crate) failing_events: bool,
+    /// What the shard said of entities that cannot be read.
+    pub(crate) aside: Vec<(stored::Entity, AsideChange)>,
     /// The view does not take rows of these partitions.
     pub(crate) lagging_view: BTreeSet<PartitionId>,
     /// The view answers every question with this.
@@ -71,6 +80,10 @@ impl OneShard {
             logged: 0,
             silent_view: false,
             asked: VecDeque::new(),
+            failing: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            failing_events: false,
+            aside: Vec::new(),
             lagging_view: BTreeSet::new(),
             broken_view: None,
             torn_view: false,
@@ -119,7 +132,7 @@ impl OneShard {
     pub(crate) fn answer_backwards(&mut self) {
         self.silent_view = false;
         while let Some((ticket, query)) = self.asked.pop_back() {
-            let reply = self.view_answer(&query);
+            let reply = self.read(&query);
             self.input(Input::Viewed { ticket, reply });
         }
     }
@@ -158,7 +171,7 @@ impl OneShard {
                 if self.silent_view {
                     self.asked.push_back((ticket, query));
                 } else {
-                    inputs.push_back(Input::Viewed { ticket, reply: self.view_answer(&query) });
+                    inputs.push_back(Input::Viewed { ticket, reply: self.read(&query) });
                 }
             }
             Output::Store { partition, .. } if self.lagging_view.contains(&partition) => {}
@@ -177,6 +190,7 @@ impl OneShard {
                 inputs.push_back(Input::Stored { partition, position });
             }
             Output::Message { to, .. } => panic!("a single shard sent to {to}"),
+            Output::Aside { entity, change } => self.aside.push((entity, change)),
             Output::Reply { ticket, reply } => {
                 self.replies.insert(ticket, reply);
             }
@@ -199,7 +213,7 @@ impl OneShard {
     pub(crate) fn answer_view(&mut self) {
         self.silent_view = false;
         while let Some((ticket, query)) = self.asked.pop_front() {
-            let reply = self.view_answer(&query);
+            let reply = self.read(&query);
             self.input(Input::Viewed { ticket, reply });
         }
     }
@@ -213,8 +227,40 @@ impl OneShard {
         }
     }
 
-    fn view_answer(&self, query: &ViewQuery) -> Result<ViewReply, ViewError> {
-        self.broken_view.map_or_else(|| Ok(self.answer(query)), Err)
+    fn read(&self, query: &ViewQuery) -> Result<ViewReply, ViewError> {
+        if let Some(error) = self.broken_view {
+            return Err(error);
+        }
+        match query {
+            ViewQuery::Entity { entity, .. } if self.failing.contains(entity) => Err(ViewError::Failed),
+            ViewQuery::Entity { entity, .. } if self.damaged.contains(entity) => {
+                let key = stored::Part::Main.key(&stored::entity_key(entity));
+                Ok(ViewReply::Entity { rows: vec![(key.into(), Bytes::from_static(b"\x01rot"))], events: Vec::new() })
+            }
+            ViewQuery::Events { .. } if self.failing_events => Err(ViewError::Failed),
+            ViewQuery::Entity { .. } | ViewQuery::Events { .. } => Ok(self.answer(query)),
+        }
+    }
+
+    /// Logs a session's command as its shard would, without asking it.
+    pub(crate) fn log(&mut self, actor: UserId, session: SessionId, frame: &client::SendMessage<'_>) {
+        let conversation = ConversationId::from_raw(frame.conversation);
+        let head = CommandHead { actor: actor.raw(), session: session.raw(), run: self.run, ..CommandHead::default() };
+        let record = Record { head, frame: frame::to_vec(frame).into() };
+        let partition = Placement::new(PARTITIONS, 1).of_conversation(conversation);
+        let logged = self.logged(partition, record);
+        self.input(logged);
+    }
+
+    /// The view loses an event.
+    pub(crate) fn lose_event(&mut self, id: ConversationId, seq: u64) {
+        let key = stored::event_key(id, Seq::from_raw(seq));
+        self.rows.remove(&(Table::Events, Bytes::copy_from_slice(&key)));
+    }
+
+    /// How many rows the view has.
+    pub(crate) fn row_count(&self) -> usize {
+        self.rows.len()
     }
 
     fn answer(&self, query: &ViewQuery) -> ViewReply {

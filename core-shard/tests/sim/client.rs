@@ -9,6 +9,7 @@ use tern_core_shard::io::Lane;
 use tern_protocol::client::At;
 use tern_protocol::limit::KNOWN_FRESH;
 use tern_protocol::placement::mix64;
+use tern_protocol::server::role;
 use tern_protocol::{CloseCode, ConversationId, DeviceId, RejectCode, Timestamp, UserId};
 
 use crate::audit::Audit;
@@ -322,7 +323,9 @@ impl Device {
 
     fn on_welcome(&mut self, cx: &mut Cx<'_>, user_seq: u64) {
         self.link = Link::Up;
-        let changed = user_seq != self.user_seq || user_seq == 0;
+        let entries = self.listing.iter().flat_map(|listing| listing.entries.values());
+        let partial = entries.into_iter().any(|entry| entry.role == role::UNREADABLE);
+        let changed = user_seq != self.user_seq || user_seq == 0 || partial;
         self.user_seq = user_seq;
         if changed || self.listing.is_none() {
             self.start_walk(cx);
@@ -390,7 +393,10 @@ impl Device {
 
     fn on_refused_ask(&mut self, cx: &mut Cx<'_>, ask: Ask, code: RejectCode, pause: Duration) {
         let not_found = code == RejectCode::NotFound;
-        if !not_found && !code.is_retryable() {
+        // Final for a question; whoever wants to know asks again some time.
+        let unreadable = code == RejectCode::Unreadable;
+        let pause = if unreadable { Duration::from_secs(1) } else { pause };
+        if !not_found && !unreadable && !code.is_retryable() {
             cx.witness.violation("M5", format!("{} asked {ask:?} and was refused: {code:?}", self.user));
         }
         match ask {

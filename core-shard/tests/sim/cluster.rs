@@ -3,15 +3,17 @@
 
 use std::time::Duration;
 
-use tern_core_shard::io::{AppendFailure, Claims, Input, Output, Reply, Request, ViewError};
+use tern_core_shard::io::{AppendFailure, Claims, Input, Output, Reply, Request, ViewError, ViewQuery};
 use tern_core_shard::message::{Message, ToSessions};
 use tern_core_shard::{Shard, ShardConfig};
+use tern_protocol::placement::mix_bytes;
+use tern_protocol::stored::{Entity, entity_key, event_key};
 use tern_protocol::{DeviceId, PartitionId, ShardId, Timestamp, UserId};
 
 use crate::client::Device;
-use crate::faults::Faults;
+use crate::faults::{Faults, UNREADABLE_SLICE};
 use crate::rng::Rng;
-use crate::view::Batch;
+use crate::view::{Batch, View};
 use crate::world::{Account, Event, World};
 
 /// An HTTP request of the world.
@@ -187,6 +189,7 @@ impl World {
                 let (at, from) = (*clock, ShardId::from_raw(u16::try_from(shard).unwrap_or(0)));
                 self.input_at(at, to, Input::Message { from, message });
             }
+            Output::Aside { entity, change } => self.trace.print(now, format_args!("    {entity:?} is {change:?}")),
             Output::Reply { ticket, reply } => self.on_reply(ticket, reply),
             Output::Stop { partition, position, reason } => {
                 self.witness.violation("M2", format!("{partition} {position}: {reason}"));
@@ -252,15 +255,41 @@ impl World {
     }
 
     /// The view looks, and answers later: what it sees may be older than what it confirms before the answer arrives.
-    pub(crate) fn query(&mut self, shard: usize, ticket: u64, query: &tern_core_shard::io::ViewQuery) {
-        let down = self.is_down("view", self.faults.view_down);
+    pub(crate) fn query(&mut self, shard: usize, ticket: u64, query: &ViewQuery) {
+        let down = self.is_down("view", self.faults.view_down) || self.cannot_read(query);
         let reply = if down || self.rng.faults.chance(self.faults.view_fail) {
             Err(if self.rng.faults.chance(500) { ViewError::Busy } else { ViewError::Failed })
+        } else if self.is_damaged(query) {
+            Ok(View::damage(self.view.answer(query)))
         } else {
             Ok(self.view.answer(query))
         };
         let at = self.now().after(self.rng.delays.span(self.faults.query));
         self.input_at(at, shard, Input::Viewed { ticket, reply });
+    }
+
+    /// Whether what is asked for is among what fails to be read at present.
+    fn cannot_read(&self, query: &ViewQuery) -> bool {
+        self.is_unreadable("failing rows", query)
+    }
+
+    /// Whether what is asked for is among what is not as it was written at present.
+    fn is_damaged(&self, query: &ViewQuery) -> bool {
+        self.is_unreadable("damaged rows", query)
+    }
+
+    fn is_unreadable(&self, how: &str, query: &ViewQuery) -> bool {
+        if self.faults.unreadable == 0 {
+            return false;
+        }
+        let what = match query {
+            // Without its rules nothing of a partition goes on, and the process ends.
+            ViewQuery::Entity { entity: Entity::Partition(_), .. } => return false,
+            ViewQuery::Entity { entity, .. } => entity_key(entity),
+            ViewQuery::Events { conversation, from, .. } => event_key(*conversation, *from).to_vec(),
+        };
+        let slice = self.now().raw() / UNREADABLE_SLICE;
+        Rng::stream(self.plan.seed ^ mix_bytes(&what) ^ slice, how).chance(self.faults.unreadable)
     }
 
     /// The process dies if the plan still wants that.
@@ -403,6 +432,7 @@ impl World {
         let mut other = Self::with_log(plan, crate::log::Log::copy_of(&self.log, seed));
         other.schedule.advance(self.now());
         other.witness.stored = std::mem::take(&mut self.witness.stored);
+        other.witness.carried = std::mem::take(&mut self.witness.carried);
         let mut delays = Faults::none();
         let mut rng = Rng::stream(seed, "elsewhere");
         delays.view_lag = if rng.chance(500) { (10, 1_000) } else { (10_000, 2_000_000) };
@@ -413,6 +443,12 @@ impl World {
         let quiet = other.run_until(Duration::from_secs(600), |world| world.is_up() && world.is_stored());
         if !quiet {
             self.witness.violation("M6", "a new owner with an empty view does not finish its replay".to_owned());
+        }
+        let (own, theirs) = (self.view.state(), other.view.state());
+        if let Some((own, theirs)) = own.iter().zip(&theirs).find(|(own, theirs)| own != theirs).filter(|_| quiet) {
+            self.witness.violation("M1", format!("two owners, two views: {own:?} against {theirs:?}"));
+        } else if quiet && own.len() != theirs.len() {
+            self.witness.violation("M1", format!("two owners, {} rows against {}", own.len(), theirs.len()));
         }
         self.witness.violations.append(&mut other.witness.violations);
         self.witness.stored = other.witness.stored;

@@ -13,6 +13,9 @@ pub(crate) type Span = (u64, u64);
 /// How long the log or the view is down or up at least. Unit: microseconds.
 pub(crate) const SLICE: u64 = 1_500_000;
 
+/// How long something cannot be read at least: longer than the core tries before it sets it aside. Unit: microseconds.
+pub(crate) const UNREADABLE_SLICE: u64 = 4_000_000;
+
 /// How often things go wrong, and how long things take.
 #[derive(Debug, Clone)]
 pub(crate) struct Faults {
@@ -36,6 +39,9 @@ pub(crate) struct Faults {
     pub(crate) log_down: u32,
     /// Slices of time in which the view neither applies nor answers, in a thousand.
     pub(crate) view_down: u32,
+    /// Entities and old events that cannot be read in a slice of time, in a thousand, and as many again that are damaged: each one by
+    /// itself. See [`UNREADABLE_SLICE`].
+    pub(crate) unreadable: u32,
     /// Crashes that are announced: the shards are drained first. In a thousand.
     pub(crate) graceful: u32,
     /// Connections before which the app was installed anew and knows nothing, in a thousand.
@@ -72,6 +78,7 @@ impl Faults {
             event_loss: 0,
             log_down: 0,
             view_down: 0,
+            unreadable: 0,
             graceful: 0,
             reinstall: 0,
             away: (1_000, 1_500_000),
@@ -98,6 +105,7 @@ impl Faults {
             event_loss: 0,
             log_down: if rng.chance(200) { 150 } else { 0 },
             view_down: if rng.chance(200) { 200 } else { 0 },
+            unreadable: if rng.chance(200) { u32::try_from(rng.between(20, 300)).unwrap_or(20) } else { 0 },
             graceful: if rng.chance(300) { 500 } else { 0 },
             reinstall: if rng.chance(300) { 100 } else { 0 },
             away: if rng.chance(250) { (1_000, 15_000_000) } else { (1_000, 1_500_000) },

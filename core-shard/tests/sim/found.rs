@@ -87,7 +87,7 @@ fn late_answer_to_a_hello_is_not_the_clients_fault() {
     world.go_away(ada, Ending::Goodbye);
     world.join("eve");
     world.settle();
-    world.faults.view_fail = 1000;
+    world.faults.query = (20_000_000, 20_000_000);
     world.accounts[ada].held = false;
     world.schedule.after(Duration::ZERO, crate::world::Event::Connect(ada));
     world.run_for(world.plan.limits.hello_timeout + Duration::from_secs(2));

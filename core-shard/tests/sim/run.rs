@@ -86,6 +86,7 @@ impl World {
     pub(crate) fn is_quiet(&self) -> bool {
         self.is_up()
             && self.is_stored()
+            && self.shards.iter().all(|shard| shard.counters().aside == 0)
             && self.tickets.is_empty()
             && self.devices.iter().zip(&self.accounts).all(|(device, account)| {
                 let behind = device.chats.values().any(|chat| chat.repairing || chat.position < chat.target);

@@ -252,6 +252,16 @@ fn rules_read_from_the_configuration_are_noticed() {
     });
 }
 
+#[test]
+fn forgotten_commands_of_an_unreadable_entity_are_noticed() {
+    notices("M2", off(Sabotage::KeptCommands), play, |seed| {
+        busy(seed, |faults| {
+            faults.unreadable = 300;
+            faults.crash = Some(Duration::from_secs(4));
+        })
+    });
+}
+
 /// Not of the core: the log itself lies.
 #[test]
 fn ack_before_durable_is_noticed() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tern_core_shard::io::Lane;
-use tern_protocol::server::{DirectoryEntry, Head, event, user_event};
+use tern_protocol::server::{DirectoryEntry, Head, event, role, user_event};
 use tern_protocol::{ConversationId, UserId};
 
 use crate::client::{Ask, Cx, Device, Link, Wake};
@@ -368,7 +368,7 @@ impl Device {
 
     /// Entries, asked for or not.
     pub(crate) fn on_directory(&mut self, cx: &mut Cx<'_>, request: u128, more: bool, entries: &[DirectoryEntry]) {
-        for entry in entries {
+        for entry in entries.iter().filter(|entry| entry.role != role::UNREADABLE) {
             self.on_entry(cx, entry);
             if request == 0 {
                 // It names the head: what did not come before it is not missing silently.

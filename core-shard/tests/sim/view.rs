@@ -6,7 +6,9 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use tern_core_shard::io::{Order, Recent, Row, Table, ViewQuery, ViewReply};
-use tern_protocol::stored::{DirectoryRow, Entity, Part, decode_row, entity_key, event_key};
+use tern_protocol::stored::{
+    AccountRow, ConversationRow, DirectoryRow, Entity, Part, UserRow, decode_row, encode_row, entity_key, event_key,
+};
 use tern_protocol::{ConversationId, PartitionId, Position, Seq, UserId};
 
 use crate::rng::Rng;
@@ -135,6 +137,34 @@ impl View {
         }
     }
 
+    /// An answer with something in it that makes no sense.
+    pub(crate) fn damage(reply: ViewReply) -> ViewReply {
+        let cut = |bytes: Bytes| bytes.slice(..bytes.len() / 2);
+        match reply {
+            ViewReply::Entity { mut rows, events } => {
+                if let Some((_, value)) = rows.last_mut() {
+                    *value = cut(std::mem::take(value));
+                }
+                ViewReply::Entity { rows, events }
+            }
+            ViewReply::Events(events) => ViewReply::Events(events.into_iter().map(cut).collect()),
+        }
+    }
+
+    /// Everything readable, without the positions of the commands that came last: a replay emits again what changes nothing.
+    pub(crate) fn state(&self) -> Vec<(&Bytes, Bytes)> {
+        let unplaced = |key: &Bytes, value: &Bytes| match key.first() {
+            Some(b'c') => Some(encode_row(&ConversationRow { position: 0, ..decode_row(value).ok()? })),
+            Some(b'u') => Some(encode_row(&UserRow { position: 0, ..decode_row(value).ok()? })),
+            _ => Some(encode_row(&AccountRow { position: 0, ..decode_row(value).ok()? })),
+        };
+        let state = |((table, key), value): (&(Table, Bytes), &Bytes)| {
+            let main = *table == Table::Entities && key.last() == Some(&b'm');
+            unplaced(key, value).filter(|_| main).map_or_else(|| value.clone(), Bytes::from)
+        };
+        self.current.rows.iter().map(|row| (&row.0.1, state(row))).collect()
+    }
+
     /// Questions since the last call.
     pub(crate) fn take_queries(&mut self) -> u64 {
         std::mem::take(&mut self.queries)
@@ -210,4 +240,15 @@ impl View {
     pub(crate) fn is_idle(&self) -> bool {
         self.queue.is_empty()
     }
+}
+
+/// Whether a row is a command that was kept for an entity that could not be read.
+pub(crate) fn is_kept(row: &Row) -> bool {
+    let size = match row.key.first() {
+        Some(b'c') => size_of::<u128>() + 1,
+        Some(b'u') => size_of::<u64>() + 1,
+        _ => row.key.iter().position(|byte| *byte == 0).map_or(0, |end| end + 1),
+    };
+    let part = row.key.get(size..).and_then(Part::parse);
+    row.table == Table::Entities && matches!(part, Some(Part::Kept(_)))
 }

@@ -73,6 +73,8 @@ pub(crate) struct Witness {
     pub(crate) told: BTreeSet<(UserId, ConversationId)>,
     /// Each event as it was first stored.
     pub(crate) originals: BTreeMap<(ConversationId, u64), EventCopy>,
+    /// Commands that were kept, or with whose rows those of kept ones were stored.
+    pub(crate) carried: BTreeSet<(PartitionId, Position)>,
     /// Rows of each command, as first stored.
     pub(crate) stored: BTreeMap<(PartitionId, Position), Vec<Row>>,
     /// Most frames' bytes that waited for one session at once.
@@ -122,6 +124,11 @@ impl Witness {
                 Some(Err(error)) => self.violation("M1", format!("{partition} {position}: event row: {error}")),
                 None => self.violation("M1", format!("{partition} {position}: an event was removed")),
             }
+        }
+        // What a command did to an entity that could not be read stands with a later command; the rows are compared at the end.
+        if self.carried.contains(&(partition, position)) || rows.iter().any(crate::view::is_kept) {
+            self.carried.insert((partition, position));
+            return;
         }
         match self.stored.get(&(partition, position)) {
             None => {

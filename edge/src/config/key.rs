@@ -115,6 +115,8 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.flood_max", Kind::Count(1, 10_000_000)),
     key("limits.cache_size_max", Kind::Size(MIB, 1024 * GIB)),
     key("limits.load_queue_max", Kind::Count(1, 1_000_000)),
+    key("limits.aside_max", Kind::Count(1, 100_000)),
+    key("limits.kept_size_max", Kind::Size(64 * KIB, GIB)),
     key("limits.presence_grace", Kind::Span(ms(0), s(300))),
     key("limits.presence_coalesce", Kind::Span(ms(1), s(10))),
     key("store.segment_size", Kind::Size(MIB, 4 * GIB)),

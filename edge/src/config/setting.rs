@@ -310,6 +310,8 @@ fn limits(layers: &Layers) -> Limits {
         flood_max: layers.count("limits.flood_max"),
         cache_size_max: layers.size("limits.cache_size_max"),
         load_queue_max: layers.count("limits.load_queue_max"),
+        aside_max: layers.count("limits.aside_max"),
+        kept_size_max: layers.size("limits.kept_size_max"),
         presence_grace: layers.span("limits.presence_grace"),
         presence_coalesce: layers.span("limits.presence_coalesce"),
         ..Limits::default()

@@ -227,6 +227,7 @@ fn look(control: Control, store: Arc<Mutex<Option<EmbeddedHandle>>>) -> crate::m
     Box::new(move || Snapshot {
         caught_up: control.is_caught_up(),
         shards: control.counters(),
+        aside: control.aside(),
         store: store
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -18,6 +18,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tern_core_shard::{Shard, ShardConfig};
 use tern_protocol::ShardId;
 
+use crate::aside::Note;
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::mailbox::Inbox;
@@ -42,6 +43,8 @@ pub(crate) struct Status {
     caught_up: AtomicBool,
     /// Why a partition of this shard cannot go on.
     stopped: OnceLock<String>,
+    /// Where it is noted that an entity cannot be read, if anybody looks.
+    pub(crate) aside: OnceLock<mpsc::SyncSender<Note>>,
 }
 
 impl Status {

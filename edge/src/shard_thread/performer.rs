@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::Status;
 use super::closings::Closings;
+use crate::aside;
 use crate::clock::Moment;
 use crate::node::TokenVerifier;
 use crate::ring::Links;
@@ -146,6 +147,13 @@ impl<S: Store> Performer<S> {
                 {
                     debug_assert_eq!(usize::from(to.raw()), self.links.own(), "messages go to shards that exist");
                     self.feedback.push_back(Input::Message { from: to, message });
+                }
+            }
+            Output::Aside { entity, change } => {
+                aside::say(&entity, change);
+                if let Some(notes) = self.status.aside.get() {
+                    // When nobody reads them the newest are left out.
+                    let _ = notes.try_send((entity, change));
                 }
             }
             Output::Reply { ticket, reply } => {
