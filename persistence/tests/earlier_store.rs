@@ -205,9 +205,11 @@ fn a_store_of_an_earlier_build_opens_with_everything_in_it() {
 
 fn check(directory: &Path) {
     let mut node = Node::open(directory).unwrap();
-    let find = |node: &mut Node, name: &str| match node.ask(Request::FindAccount { name: name.into() }) {
-        Reply::Account(Some((user, password))) if &*password == "phc" => user,
-        other => panic!("{name}: {other:?}"),
+    let find = |node: &mut Node, name: &str| {
+        let reply = node.ask(Request::FindAccount { name: name.into() });
+        let Reply::Account(Some((user, password))) = reply else { panic!("{name}: {reply:?}") };
+        assert_eq!(&*password, "phc");
+        user
     };
     let (ada, bob) = (find(&mut node, "ada"), find(&mut node, "bob"));
     let Reply::Devices(devices) = node.ask(Request::ListDevices { user: ada }) else { panic!("no devices") };
