@@ -59,7 +59,7 @@ pub(crate) fn say(entity: &Entity, change: AsideChange) {
             };
             tracing::error!(
                 entity = name,
-                "set aside: {why}. Its commands are kept, everything else goes on; `tern doctor` says more"
+                "set aside: {why}. Its commands are kept, everything else goes on; check the disk, or restore a backup"
             );
         }
         AsideChange::Back => tracing::info!(entity = name, "can be read again; what was kept for it is applied"),
