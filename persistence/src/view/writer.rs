@@ -188,7 +188,7 @@ impl ViewWriter {
         match self.view.is_ready() {
             Ok(true) => {}
             Ok(false) => return Found::Some,
-            Err(error) => return self.fail(error, None),
+            Err(error) => return self.fail(&error, None),
         }
         let mut draft = Draft::default();
         let count = self.lanes.len();
@@ -223,7 +223,7 @@ impl ViewWriter {
         let reached = |partition: &PartitionId| Some((*partition, *self.applied.get(usize::from(partition.raw()))?));
         let batch = Batch { rows: draft.rows, applied: partitions.filter_map(reached).collect() };
         if let Err(error) = self.commit(batch.clone(), draft.size as u64) {
-            return self.fail(error, Some((batch, draft.size as u64)));
+            return self.fail(&error, Some((batch, draft.size as u64)));
         }
         self.deliver();
         found
@@ -244,7 +244,7 @@ impl ViewWriter {
     }
 
     /// The database takes nothing more. After a full disk that passes; after anything else nobody knows what is on the disk.
-    fn fail(&mut self, error: EngineError, batch: Option<(Batch, u64)>) -> Found {
+    fn fail(&mut self, error: &EngineError, batch: Option<(Batch, u64)>) -> Found {
         if matches!(error, EngineError::Full(_)) || self.status.was_space_low() {
             let reason = error.to_string();
             self.status.break_view(&reason);
@@ -261,7 +261,7 @@ impl ViewWriter {
         let applied = match self.view.reopen() {
             Ok(applied) => applied,
             Err(error) if matches!(error, EngineError::Full(_)) || self.status.space_low() => {
-                return self.fail(error, batch);
+                return self.fail(&error, batch);
             }
             Err(error) => {
                 self.status.fail_view(error.to_string());
@@ -276,7 +276,7 @@ impl ViewWriter {
         if let Some((batch, size)) = batch
             && let Err(error) = self.commit(batch.clone(), size)
         {
-            return self.fail(error, Some((batch, size)));
+            return self.fail(&error, Some((batch, size)));
         }
         self.deliver();
         Found::Some
@@ -324,7 +324,7 @@ impl ViewWriter {
             && let Err(error) = self.view.persist()
         {
             let reason = error.to_string();
-            self.fail(error, None);
+            self.fail(&error, None);
             return Err(reason);
         }
         self.status.forget_space_low();

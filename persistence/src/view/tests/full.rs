@@ -7,15 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rtrb::{Consumer, Producer, RingBuffer};
+use tern_core_shard::io::Table;
 use tern_protocol::Position;
 
 use super::map::Map;
-use super::*;
+use super::{P, PARTITIONS, config, put};
 use crate::conformance::world::Place;
 use crate::journal::segments::Synced;
 use crate::status::Status;
 use crate::store::{StoreRows, StoredUpTo};
-use crate::view::engine::{EngineError, Moment};
+use crate::view::engine::{Batch, Engine, EngineError, Moment};
 use crate::view::{ViewLane, ViewWriter};
 
 /// A map on a disk that can be full.
