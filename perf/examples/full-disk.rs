@@ -16,7 +16,7 @@ const BALLAST_SIZE: u64 = 1_500 * 1024 * 1024;
 /// How long a disk stays full while clients go on trying.
 const FULL: Duration = Duration::from_secs(8);
 /// Longest time until the server is full by itself, and until it goes on.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 /// Messages after which it counts as going on. Unit: messages.
 const GOES_ON: u64 = 100;
 
