@@ -283,8 +283,9 @@ impl ViewWriter {
     }
 
     /// Confirms to the shards what is committed.
-    fn deliver(&mut self) {
-        if self.broken.is_some() {
+    pub(super) fn deliver(&mut self) {
+        // What could not be committed waits among what is to be confirmed.
+        if self.broken.is_some() || self.status.view_failed().is_some() {
             return;
         }
         for lane in &mut self.lanes {

@@ -107,6 +107,7 @@ impl Rig {
     fn turn(&mut self) -> Option<u64> {
         if !self.status.space_low() {
             self.writer.heal_or_turn();
+            self.writer.deliver();
         }
         self.stored.pop().ok().map(|stored| stored.position.raw())
     }
