@@ -61,6 +61,7 @@ pub(crate) const POWER_CUTS: Simulation = Simulation {
         "cut_in_open",
         "cut_in_read",
         "cut_in_remove",
+        "cut_in_remove_all",
         "cut_in_rename",
         "cut_in_sync_all",
         "cut_in_sync_data",

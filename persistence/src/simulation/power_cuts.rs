@@ -19,9 +19,10 @@ use crate::turns::{Now, Rest};
 const SEEDS_DEFAULT: u64 = 40;
 /// Lives of one seed.
 const LIVES: (u64, u64) = (3, 9);
-/// Lives of a seed that is about the first moments, and the calls after which each has ended: so many make a data directory.
+/// Lives of a seed that is about the first moments, and the calls after which each has ended: so many make a data directory, and so many
+/// a journal in it.
 const BEGINNING_LIVES: (u64, u64) = (2, 4);
-const BEGINNING_CALLS: u64 = 14;
+const BEGINNING_CALLS: [u64; 2] = [14, 45];
 /// Most turns of a life.
 const TURNS_MAX: u64 = 400;
 /// Turns in which a node without faults comes to rest. Unit: turns.
@@ -163,7 +164,8 @@ impl World {
     }
 
     fn life(&mut self) {
-        let reach = if self.beginnings { BEGINNING_CALLS } else { [20, 200, 2_000][self.rng.index(3)] };
+        let reach =
+            if self.beginnings { BEGINNING_CALLS[self.rng.index(2)] } else { [20, 200, 2_000][self.rng.index(3)] };
         let calls = self.rng.between(1, reach);
         let end = match self.rng.below(10) {
             // A start that is killed, and one whose power goes.
