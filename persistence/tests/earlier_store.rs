@@ -86,7 +86,7 @@ impl Node {
                 }
                 Output::Reply { ticket, reply } => drop(self.replies.insert(ticket, reply)),
                 Output::Store { .. } | Output::Message { .. } => {}
-                stop @ (Output::Stop { .. } | Output::Close { .. }) => panic!("{stop:?}"),
+                stop @ (Output::Stop { .. } | Output::Close { .. } | Output::Aside { .. }) => panic!("{stop:?}"),
             }
         }
     }
