@@ -145,7 +145,7 @@ pub enum Content {
     Text,
     /// Bytes for the application.
     Opaque,
-    /// The message was taken back: there is no body.
+    /// There is no body any more: the message was taken back, or the edit was followed by another one.
     Recalled,
     /// Something that this build does not know.
     Unknown(u8),
@@ -234,9 +234,11 @@ pub struct ConversationView {
     pub members: u32,
     /// This user's role.
     pub role: Role,
-    /// Who sent the last message.
+    /// The message that the preview is of: the last one, unless it was recalled.
+    pub preview_seq: Option<Seq>,
+    /// Who sent it.
     pub preview_sender: Option<UserId>,
-    /// The beginning of the last message's text.
+    /// The beginning of its text.
     pub preview: String,
 }
 
@@ -248,7 +250,7 @@ impl ConversationView {
     }
 
     pub(crate) fn from_entry(entry: &server::ArchivedDirectoryEntry) -> Self {
-        let sender = entry.preview_sender.to_native();
+        let (shown, sender) = (entry.preview_seq.to_native(), entry.preview_sender.to_native());
         Self {
             conversation: ConversationId::from_raw(entry.conversation.to_native()),
             title: String::from_utf8_lossy(&entry.title).into_owned(),
@@ -263,6 +265,7 @@ impl ConversationView {
             peer_delivered: Seq::from_raw(entry.peer_delivered.to_native()),
             members: entry.members.to_native(),
             role: Role::from_raw(entry.role),
+            preview_seq: (shown != 0).then(|| Seq::from_raw(shown)),
             preview_sender: (sender != 0).then(|| UserId::from_raw(sender)),
             preview: String::from_utf8_lossy(&entry.preview).into_owned(),
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tern_protocol::command::CommandHead;
 use tern_protocol::frame::{Encode, Frame, FrameError, Kind};
 use tern_protocol::limit::DEDUP_WINDOW;
-use tern_protocol::server::{Ack, Event, Reject, event, role};
+use tern_protocol::server::{Ack, Event, Reject, content, event, role};
 use tern_protocol::stored::{self, ConversationRow, Entity, MemberRow, Part, standing};
 use tern_protocol::{
     ConversationId, ConversationKind, PartitionId, Position, RejectCode, RequestId, Seq, Timestamp, UserId, client,
@@ -175,6 +175,7 @@ impl Conversation {
     /// Gives the range to ask for if events up to the head are lacking. `believe`: without that rule.
     pub(crate) fn remember(&mut self, events: Vec<Bytes>, believe: bool) -> Result<Option<(Seq, Seq)>, FrameError> {
         self.window = Window::default();
+        self.window.settle(self.position);
         let mut ahead = false;
         for frame in events {
             let event = Remembered::read(frame, self.position, self.head)?;
@@ -226,12 +227,17 @@ impl Conversation {
         self.revises(bytes).map(|(_, target)| target)
     }
 
-    /// The event outside memory that this command cannot be applied without.
+    /// The event outside memory that this command cannot be applied without: its message, then the edit of it whose body it takes away.
     pub(crate) fn needs(&self, time: Timestamp, head: &CommandHead, bytes: &[u8]) -> Option<Seq> {
         let (request, target) = self.revises(bytes)?;
         let now = Moment { head: self.head, time };
         let known = self.window.answered(now, UserId::from_raw(head.actor), request).is_some();
-        (!known && self.window.at(target).is_none()).then_some(target)
+        if known {
+            return None;
+        }
+        let Some(message) = self.window.at(target) else { return Some(target) };
+        let edit = self.last_edit(message).filter(|_| message.content != content::RECALLED);
+        edit.filter(|edit| self.window.at(*edit).is_none())
     }
 
     /// The request of an edit or recall and the place that it is about.
@@ -251,14 +257,13 @@ impl Conversation {
         (target != Seq::ZERO && target <= self.head).then_some((RequestId::from_raw(request), target))
     }
 
-    /// Applies one command. `target` is the event that [`Self::needs`] asked for.
-    pub(crate) fn apply(
-        &mut self,
-        at: At<'_>,
-        head: &CommandHead,
-        bytes: &[u8],
-        target: Option<Remembered>,
-    ) -> Effects {
+    /// Takes in an event that [`Self::needs`] asked for, until the next command is applied.
+    pub(crate) fn fetched(&mut self, event: Remembered) {
+        self.window.replace(event);
+    }
+
+    /// Applies one command. What [`Self::needs`] asks for is here.
+    pub(crate) fn apply(&mut self, at: At<'_>, head: &CommandHead, bytes: &[u8]) -> Effects {
         let mut effects = Effects::default();
         if at.position <= self.position && at.config.has(Sabotage::PositionSkip) {
             return effects;
@@ -267,7 +272,7 @@ impl Conversation {
         let actor = UserId::from_raw(head.actor);
         // A frame that does not decode was refused before it was logged; one of a newer build's kinds changes nothing.
         if let Ok((kind, archive)) = frame::open(bytes) {
-            effects.answer = self.dispatch(at, actor, kind, archive, target, &mut effects);
+            effects.answer = self.dispatch(at, actor, kind, archive, &mut effects);
         }
         // What was refused for a conversation that nobody made leaves nothing behind.
         if self.exists() {
@@ -277,15 +282,7 @@ impl Conversation {
         effects
     }
 
-    fn dispatch(
-        &mut self,
-        at: At<'_>,
-        actor: UserId,
-        kind: Kind,
-        archive: &[u8],
-        target: Option<Remembered>,
-        out: &mut Effects,
-    ) -> Option<Answer> {
+    fn dispatch(&mut self, at: At<'_>, actor: UserId, kind: Kind, archive: &[u8], out: &mut Effects) -> Option<Answer> {
         let mut joined = false;
         let (request, outcome) = match kind {
             client::SendMessage::KIND => {
@@ -294,11 +291,11 @@ impl Conversation {
             }
             client::EditMessage::KIND => {
                 let f = frame::decode_archive::<client::EditMessage<'_>>(archive).ok()?;
-                (f.request.to_native(), self.edit(at, actor, f, target, out))
+                (f.request.to_native(), self.edit(at, actor, f, out))
             }
             client::RecallMessage::KIND => {
                 let f = frame::decode_archive::<client::RecallMessage>(archive).ok()?;
-                (f.request.to_native(), self.recall(at, actor, f, target, out))
+                (f.request.to_native(), self.recall(at, actor, f, out))
             }
             client::MoveCursor::KIND => {
                 let f = frame::decode_archive::<client::MoveCursor>(archive).ok()?;
@@ -413,6 +410,7 @@ impl Conversation {
             position: at.carrier,
             head,
             request,
+            revised: Seq::ZERO,
             content: new.content,
             fingerprint: Some(new.fingerprint),
         });

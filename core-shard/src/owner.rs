@@ -204,23 +204,27 @@ impl Owner {
 
     /// Does something with an entity that is in memory.
     fn run(&mut self, cx: &mut Context, entity: Entity, work: Work, event: Option<Remembered>) {
-        if let (Work::Apply(logged), None) = (&work, &event)
-            && let Some(State::Conversation(conversation)) = self.cache.state(&entity)
-            && let Some(seq) = conversation.needs(logged.time, &logged.record.head, &logged.record.frame)
+        if let Work::Apply(logged) = &work
+            && let Some(State::Conversation(conversation)) = self.cache.state_mut(&entity)
         {
-            self.cache.fetch_event(cx, entity, seq, work);
-            return;
+            if let Some(event) = event {
+                conversation.fetched(event);
+            }
+            if let Some(seq) = conversation.needs(logged.time, &logged.record.head, &logged.record.frame) {
+                self.cache.fetch_event(cx, entity, seq, work);
+                return;
+            }
         }
         match work {
-            Work::Apply(logged) => self.apply(cx, &entity, &logged, event),
+            Work::Apply(logged) => self.apply(cx, &entity, &logged),
             Work::Ask(question) => self.answer_question(cx, &entity, question),
             Work::Request(ticket, request) => self.answer_request(cx, &entity, ticket, request),
         }
         self.cache.touch(cx, &entity);
     }
 
-    fn apply(&mut self, cx: &mut Context, entity: &Entity, logged: &Logged, event: Option<Remembered>) {
-        let done = self.perform(cx, entity, logged, (logged.position, event), Told::Asker);
+    fn apply(&mut self, cx: &mut Context, entity: &Entity, logged: &Logged) {
+        let done = self.perform(cx, entity, logged, logged.position, Told::Asker);
         self.applied(cx, logged, done.rows, done.emissions, done.reply);
     }
 
@@ -230,7 +234,7 @@ impl Owner {
         cx: &mut Context,
         entity: &Entity,
         logged: &Logged,
-        (carrier, event): (Position, Option<Remembered>),
+        carrier: Position,
         told: Told,
     ) -> Performed {
         cx.counters.commands += 1;
@@ -246,7 +250,7 @@ impl Owner {
         let at = At { position, time, carrier, heard, stored, rules, config };
         match self.cache.state_mut(entity) {
             Some(State::Conversation(conversation)) => {
-                let mut effects = conversation.apply(at, &record.head, &record.frame, event);
+                let mut effects = conversation.apply(at, &record.head, &record.frame);
                 let id = conversation.id;
                 let many = conversation.members.len() > config.limits.receipts_members_max as usize;
                 let audience = if many { Audience::Own } else { Audience::Members };

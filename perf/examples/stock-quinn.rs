@@ -247,6 +247,7 @@ impl Room {
                 members: 2,
                 role: role::MEMBER,
                 title: Vec::new(),
+                preview_seq: 0,
                 preview_sender: 0,
                 preview: Vec::new(),
             }

@@ -85,7 +85,8 @@ pub struct Event<'a> {
     pub request: u128,
     /// The message answered, edited or recalled; 0 for none.
     pub target: u64,
-    /// The event that last edited or recalled this one; 0 for none. The body is the newest one.
+    /// The event that last edited or recalled this one; 0 for none. The body is the newest one; an edit that was followed by another one,
+    /// or by a recall, has none any more.
     pub revised: u64,
     /// The user added, removed or given a role; 0 for none.
     pub subject: u64,
@@ -132,7 +133,7 @@ pub mod content {
     pub const TEXT: u8 = 0;
     /// Bytes that only the clients understand.
     pub const OPAQUE: u8 = 1;
-    /// The message was recalled: no body. Never sent by a client.
+    /// There is no body any more: the message was recalled, or the edit was followed by another one. Never sent by a client.
     pub const RECALLED: u8 = 255;
 }
 
@@ -234,9 +235,12 @@ pub struct DirectoryEntry {
     pub role: u8,
     /// Group title.
     pub title: Vec<u8>,
-    /// The last message: its sender, and the beginning of its text (at most `PREVIEW_SIZE_MAX`).
+    /// The last message: its place, its sender, and the beginning of its text (at most `PREVIEW_SIZE_MAX`). 0 if it was recalled, may not
+    /// be read, or is not at hand.
+    pub preview_seq: u64,
+    /// See `preview_seq`.
     pub preview_sender: u64,
-    /// See `preview_sender`.
+    /// See `preview_seq`.
     pub preview: Vec<u8>,
 }
 

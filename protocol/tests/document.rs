@@ -152,7 +152,7 @@ fn elements() -> Vec<Layout> {
         None, client::At { conversation, seq }
         None, server::DirectoryEntry {
             conversation, head, head_visible, head_time, join, join_visible, read, read_visible, peer_read, peer_delivered,
-            members, role, title, preview_sender, preview,
+            members, role, title, preview_seq, preview_sender, preview,
         }
         None, server::Member { user, join, read, role }
         None, server::Profile { user, name, display }

@@ -111,6 +111,7 @@ fn server_samples() -> Vec<(&'static str, Vec<u8>)> {
         members: 3,
         role: 1,
         title: b"Engines".to_vec(),
+        preview_seq: 42,
         preview_sender: 7,
         preview: b"hello".to_vec(),
     };

@@ -33,8 +33,6 @@ pub(super) struct Conversation {
     pub(super) cursors: Cursors,
     /// The head of the directory entry that the view was made from: what came before is in it already.
     pub(super) entry_head: Seq,
-    /// The message that the preview is of, where it is known.
-    preview_seq: Option<Seq>,
     /// When to ask for what is missing.
     repair_at: Option<Instant>,
     repair_failures: u32,
@@ -51,7 +49,6 @@ impl Conversation {
             view: None,
             cursors: Cursors::default(),
             entry_head: Seq::ZERO,
-            preview_seq: None,
             repair_at: None,
             repair_failures: 0,
         }
@@ -98,9 +95,6 @@ impl Conversation {
     fn follow(&mut self, event: &EventView, me: Option<UserId>) {
         let Some(view) = &mut self.view else { return };
         if event.seq <= self.entry_head {
-            if event.kind == EventKind::Message {
-                self.preview_seq = self.preview_seq.max(Some(event.seq));
-            }
             return;
         }
         if event.seq >= view.head {
@@ -108,21 +102,20 @@ impl Conversation {
             view.head_visible = event.visible;
             view.head_time = event.time;
         }
+        let previewed = view.preview_seq.is_some() && view.preview_seq == event.target;
         match event.kind {
             EventKind::Message => {
                 if Some(event.sender) == me && event.seq > view.read {
                     view.read = event.seq;
                     view.read_visible = event.visible;
                 }
-                self.preview_seq = Some(event.seq);
+                view.preview_seq = Some(event.seq);
                 view.preview_sender = Some(event.sender);
                 view.preview = preview(event);
             }
-            EventKind::Edited if self.preview_seq.is_some() && self.preview_seq == event.target => {
-                view.preview = preview(event);
-            }
-            EventKind::Recalled if self.preview_seq.is_some() && self.preview_seq == event.target => {
-                view.preview = String::new();
+            EventKind::Edited if previewed && event.content != Content::Recalled => view.preview = preview(event),
+            EventKind::Recalled if previewed => {
+                (view.preview_seq, view.preview_sender, view.preview) = (None, None, String::new());
             }
             EventKind::Joined | EventKind::Added => view.members = view.members.saturating_add(1),
             EventKind::Left | EventKind::Kicked => view.members = view.members.saturating_sub(1),

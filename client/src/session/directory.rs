@@ -162,6 +162,7 @@ impl Session {
                 entry.head_visible = view.head_visible;
                 entry.head_time = view.head_time;
                 entry.preview.clone_from(&view.preview);
+                entry.preview_seq = view.preview_seq;
                 entry.preview_sender = view.preview_sender;
             }
             if view.read > entry.read {

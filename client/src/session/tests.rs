@@ -115,6 +115,7 @@ impl Server {
             members: 2,
             role: 1,
             title: Vec::new(),
+            preview_seq: 0,
             preview_sender: 0,
             preview: Vec::new(),
         };
@@ -380,6 +381,52 @@ fn unread_is_a_formula_over_head_cursor_and_own_messages() {
     let receipt = Receipt { conversation: ROOM.raw(), user: ME.raw(), read: 1, read_visible: 1, delivered: 1 };
     world.session.on_frame(world.now, &frame::to_vec(&receipt).into()).expect("valid");
     assert_eq!(unread(&world), 0, "a cursor never goes back");
+}
+
+/// A change of event 1, at the head.
+fn change(seq: u64, kind: u8, content: u8, revised: u64, body: &[u8]) -> Bytes {
+    let event = Event {
+        conversation: ROOM.raw(),
+        seq,
+        time: seq,
+        visible: 1,
+        sender: PEER.raw(),
+        request: 0,
+        target: 1,
+        revised,
+        subject: 0,
+        kind,
+        content,
+        role: 0,
+        mentions: &[],
+        body,
+    };
+    frame::to_vec(&event).into()
+}
+
+#[test]
+fn the_preview_of_a_directory_entry_follows_edits_and_is_gone_with_a_recall() {
+    let mut world = settled();
+    let mut page = world.server.directory(0);
+    (page.entries[0].preview_seq, page.entries[0].preview_sender) = (1, PEER.raw());
+    page.entries[0].preview = b"one".to_vec();
+    let overtaken = change(2, event::EDITED, content::RECALLED, 3, b"");
+    let edited = change(3, event::EDITED, content::TEXT, 0, b"two");
+    let recalled = change(4, event::RECALLED, 0, 0, b"");
+    let preview = |world: &World| {
+        let list = world.session.directory().expect("loaded");
+        (list[0].preview_seq, list[0].preview_sender, list[0].preview.clone())
+    };
+    let of_first = |text: &str| (Some(Seq::from_raw(1)), Some(PEER), text.to_owned());
+    for (frame, shown) in [
+        (frame::to_vec(&page).into(), of_first("one")),
+        (overtaken, of_first("one")),
+        (edited, of_first("two")),
+        (recalled, (None, None, String::new())),
+    ] {
+        world.session.on_frame(world.now, &frame).expect("valid");
+        assert_eq!(preview(&world), shown);
+    }
 }
 
 #[test]

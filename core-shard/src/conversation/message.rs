@@ -46,7 +46,6 @@ impl Conversation {
         at: At<'_>,
         actor: UserId,
         f: &client::ArchivedEditMessage<'_>,
-        loaded: Option<Remembered>,
         out: &mut Effects,
     ) -> Outcome {
         let request = RequestId::from_raw(f.request.to_native());
@@ -55,10 +54,11 @@ impl Conversation {
         if let Some(done) = self.once(at, actor, request, f.known.to_native(), print)? {
             return Ok(done);
         }
-        let old = self.message(target, loaded)?;
+        let old = self.message(target)?;
         if old.head.sender != actor && at.config.has(Sabotage::Permission) {
             return Err(RejectCode::Forbidden);
         }
+        let rewritten = self.rewrite(at, old, f.content, &f.body)?;
         let new = NewEvent {
             kind: event::EDITED,
             content: f.content,
@@ -68,7 +68,7 @@ impl Conversation {
             ..NewEvent::EMPTY
         };
         let done = self.append(at, actor, request, new, out)?;
-        self.revise(at, &old, f.content, &f.body, out)?;
+        self.replace(rewritten, out);
         Ok(done)
     }
 
@@ -77,7 +77,6 @@ impl Conversation {
         at: At<'_>,
         actor: UserId,
         f: &client::ArchivedRecallMessage,
-        loaded: Option<Remembered>,
         out: &mut Effects,
     ) -> Outcome {
         let request = RequestId::from_raw(f.request.to_native());
@@ -87,13 +86,14 @@ impl Conversation {
             return Ok(done);
         }
         let member = self.member(at, actor)?;
-        let old = self.message(target, loaded)?;
+        let old = self.message(target)?;
         if old.head.sender != actor && member.role < role::ADMIN && at.config.has(Sabotage::Permission) {
             return Err(RejectCode::Forbidden);
         }
+        let rewritten = self.rewrite(at, old, content::RECALLED, &[])?;
         let new = NewEvent { kind: event::RECALLED, target, fingerprint: print, ..NewEvent::EMPTY };
         let done = self.append(at, actor, request, new, out)?;
-        self.revise(at, &old, content::RECALLED, &[], out)?;
+        self.replace(rewritten, out);
         Ok(done)
     }
 
@@ -158,27 +158,43 @@ impl Conversation {
         Err(if rejoined { RejectCode::Rejoined } else { RejectCode::CatchUpFirst })
     }
 
-    /// The message at this place, from memory or as it was loaded.
-    fn message(&self, target: Seq, loaded: Option<Remembered>) -> Result<Remembered, RejectCode> {
-        let found = self.window.at(target).cloned().or(loaded.filter(|event| event.head.seq == target));
-        found
+    /// The message at this place.
+    fn message(&self, target: Seq) -> Result<&Remembered, RejectCode> {
+        self.window
+            .at(target)
             .filter(|found| found.head.kind == event::MESSAGE && found.content != content::RECALLED)
             .ok_or(RejectCode::UnknownTarget)
     }
 
-    /// Writes a message's newest body where the message is.
-    fn revise(
-        &mut self,
-        at: At<'_>,
-        old: &Remembered,
-        content: u8,
-        body: &[u8],
-        out: &mut Effects,
-    ) -> Result<(), RejectCode> {
-        let new = old.revise(at.carrier, self.head, content, body).map_err(|_| RejectCode::UnknownTarget)?;
-        out.rows.push(event_row(self.id, new.head.seq, new.frame.clone()));
-        self.window.replace(new);
-        Ok(())
+    /// What the next event makes of a message: the message with its newest body, and the edit before without one. So at any time a message
+    /// and one edit of it carry a body, and a recall has two places to erase, however often the message was edited.
+    fn rewrite(&self, at: At<'_>, old: &Remembered, content: u8, body: &[u8]) -> Result<Vec<Remembered>, RejectCode> {
+        let by = self.head.next();
+        let edit = match self.last_edit(old) {
+            None => None,
+            Some(edit) => Some(self.window.at(edit).ok_or(RejectCode::UnknownTarget)?),
+        };
+        let erased = edit.map(|edit| edit.revise(at.carrier, by, content::RECALLED, &[]));
+        let message = old.revise(at.carrier, by, content, body);
+        erased.into_iter().chain([message]).map(|event| event.map_err(|_| RejectCode::UnknownTarget)).collect()
+    }
+
+    /// The last edit of a message, as the message says. Where a view that is ahead has it as it will be, that is written over, and the edit is
+    /// looked for in memory.
+    pub(super) fn last_edit(&self, message: &Remembered) -> Option<Seq> {
+        if message.revised <= self.head {
+            return Some(message.revised).filter(|edit| *edit != Seq::ZERO);
+        }
+        let of = |event: &&Remembered| event.head.kind == event::EDITED && event.head.target == message.head.seq;
+        self.window.newest().find(of).map(|event| event.head.seq)
+    }
+
+    /// Puts rewritten events where they are.
+    fn replace(&mut self, rewritten: Vec<Remembered>, out: &mut Effects) {
+        for event in rewritten {
+            out.rows.push(event_row(self.id, event.head.seq, event.frame.clone()));
+            self.window.replace(event);
+        }
     }
 
     /// Whoever writes has seen what stands above.

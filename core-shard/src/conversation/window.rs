@@ -36,8 +36,10 @@ pub(crate) struct Window {
     events: VecDeque<Remembered>,
     /// The requests of the events directly before them, ascending, without holes.
     faded: VecDeque<Done>,
-    /// Older ones that were edited or recalled: kept until the view has them as they are now.
-    revised: BTreeMap<Seq, Remembered>,
+    /// Older ones: edited, recalled or erased, and kept until the view has them as they are now; or fetched for the next command.
+    older: BTreeMap<Seq, Remembered>,
+    /// The last change to an older one that is left to the view alone.
+    settled: Position,
     /// Newest event of each request in memory.
     requests: BTreeMap<(UserId, RequestId), Seq>,
     size: usize,
@@ -83,6 +85,8 @@ pub(crate) struct Remembered {
     pub(crate) position: Position,
     pub(crate) head: EventHead,
     pub(crate) request: RequestId,
+    /// The event that last rewrote it; zero: none has. Beyond the head in a row of a view that is ahead.
+    pub(crate) revised: Seq,
     pub(crate) content: u8,
     /// Of the command; `None` for an event that was edited or recalled before it was loaded.
     pub(crate) fingerprint: Option<u64>,
@@ -103,16 +107,17 @@ impl Remembered {
             role: event.role,
             members: 0,
         };
-        let revised = event.revised.to_native() != 0;
-        let ahead = event.revised.to_native() > known.raw();
+        let revised = Seq::from_raw(event.revised.to_native());
+        let ahead = revised > known;
         let mentions = event.mentions.iter().map(|user| user.to_native());
         let print = fingerprint(event.kind, event.content, event.target.to_native(), mentions, &event.body);
         Ok(Self {
             position,
             head,
             request: RequestId::from_raw(event.request.to_native()),
+            revised,
             content: if ahead { content::TEXT } else { event.content },
-            fingerprint: (!revised).then_some(print),
+            fingerprint: (revised == Seq::ZERO).then_some(print),
             frame: bytes,
         })
     }
@@ -129,7 +134,7 @@ impl Remembered {
         }
     }
 
-    /// The same event with another body: edited, or (without one) recalled.
+    /// The same event with another body; with [`content::RECALLED`] without one, and without mentions.
     pub(crate) fn revise(&self, position: Position, by: Seq, new_content: u8, body: &[u8]) -> Result<Self, FrameError> {
         let event = frame::decode::<Event<'_>>(&self.frame)?;
         let mentions: Vec<u64> = event.mentions.iter().map(|user| user.to_native()).collect();
@@ -149,7 +154,7 @@ impl Remembered {
             mentions: if new_content == content::RECALLED { &[] } else { &mentions },
             body,
         });
-        Ok(Self { frame: encoded.into(), position, content: new_content, ..self.clone() })
+        Ok(Self { frame: encoded.into(), position, revised: by, content: new_content, ..self.clone() })
     }
 }
 
@@ -174,9 +179,13 @@ impl Window {
     /// Drops what neither a resend, a resume nor the view needs.
     pub(crate) fn trim(&mut self, now: Moment, stored: Position, keep_unstored: bool) {
         let size = &mut self.size;
-        self.revised.retain(|_, event| {
+        let settled = &mut self.settled;
+        self.older.retain(|_, event| {
             let keep = event.position > stored;
-            *size -= if keep { 0 } else { size_of(event) };
+            if !keep {
+                *size -= size_of(event);
+                *settled = (*settled).max(event.position);
+            }
             keep
         });
         while let Some(first) = self.events.front() {
@@ -203,11 +212,11 @@ impl Window {
     pub(crate) fn at(&self, seq: Seq) -> Option<&Remembered> {
         let index = self.first().and_then(|first| seq.raw().checked_sub(first.raw()));
         let recent = index.and_then(|index| self.events.get(usize::try_from(index).ok()?));
-        recent.or_else(|| self.revised.get(&seq))
+        recent.or_else(|| self.older.get(&seq))
     }
 
-    /// Puts another body into an event. One that is older than what is in memory is remembered until the view has it: until then
-    /// whoever asks the view is told of the body before.
+    /// Puts another body into an event, or takes it in as it was fetched. One that is older than what is in memory is remembered until the
+    /// view has it: until then the view alone would tell of the body before.
     pub(crate) fn replace(&mut self, event: Remembered) {
         let first = self.first().unwrap_or(event.head.seq.next());
         let index = event.head.seq.raw().checked_sub(first.raw()).and_then(|index| usize::try_from(index).ok());
@@ -218,7 +227,7 @@ impl Window {
                 *old = event;
             }
             None => {
-                let old = self.revised.insert(event.head.seq, event);
+                let old = self.older.insert(event.head.seq, event);
                 self.size -= old.as_ref().map_or(0, size_of);
             }
         }
@@ -251,6 +260,31 @@ impl Window {
     /// The newest event.
     pub(crate) fn last(&self) -> Option<Seq> {
         self.events.back().map(|event| event.head.seq)
+    }
+
+    /// The events of a page that was read from the view when `asked` was the last command applied, as they are now; `None`: the view must
+    /// be asked again, because what was changed since may be known to it alone by now.
+    pub(crate) fn renew(&self, asked: Position, mut page: Vec<Bytes>) -> Option<Vec<Bytes>> {
+        if self.settled > asked {
+            return None;
+        }
+        let Some(first) = page.first().and_then(|frame| frame::decode::<Event<'_>>(frame).ok()) else {
+            return Some(page);
+        };
+        let (first, count) = (Seq::from_raw(first.seq.to_native()), page.len() as u64);
+        let older = self.older.range(first..Seq::from_raw(first.raw().saturating_add(count)));
+        for (seq, event) in older {
+            let index = usize::try_from(seq.raw() - first.raw()).ok();
+            if let Some(stale) = index.and_then(|index| page.get_mut(index)) {
+                *stale = event.frame.clone();
+            }
+        }
+        Some(page)
+    }
+
+    /// Everything up to this command was read from the view.
+    pub(crate) fn settle(&mut self, position: Position) {
+        self.settled = position;
     }
 
     /// Events from `from` on; nothing unless that one is in memory.

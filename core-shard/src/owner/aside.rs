@@ -15,7 +15,7 @@ use super::cache::{EventsRead, Fetching, Held, State};
 use super::partition::Carried;
 use super::{Owner, Told, Waiting, Work, ids_of_frame, partition_of, questions, reply_to};
 use crate::context::{Context, Timer};
-use crate::conversation::{Remembered, reject, to_bytes};
+use crate::conversation::{Conversation, Remembered, reject, to_bytes};
 use crate::io::{AppendFailure, AsideCause, AsideChange, Logged, Output, Record, Reply, Row, Table};
 use crate::message::ToSessions;
 
@@ -89,6 +89,12 @@ impl Returning {
     pub(super) fn take_event(&mut self, event: Remembered) {
         self.asking = false;
         self.targets.retain(|seq| *seq != event.head.seq);
+        // Whoever edits or recalls it takes the body of the edit before, too.
+        let exists =
+            |seq: Seq| seq != Seq::ZERO && matches!(&self.held.state, State::Conversation(held) if seq <= held.head);
+        if exists(event.revised) && !self.events.contains_key(&event.revised) {
+            self.targets.push_front(event.revised);
+        }
         self.events.insert(event.head.seq, event);
     }
 
@@ -255,12 +261,16 @@ impl Owner {
         let mut carried = Carried::default();
         for Kept { position, time, record } in kept {
             let logged = Logged { partition: id, position, time, record };
-            let target = match self.cache.state(entity) {
-                Some(State::Conversation(conversation)) => conversation.target(&logged.record.frame),
-                Some(State::User(_) | State::Account(_)) | None => None,
-            };
-            let event = target.and_then(|seq| events.get(&seq).cloned());
-            let done = self.perform(cx, entity, &logged, (carrier, event), Told::Nobody);
+            if let Some(State::Conversation(conversation)) = self.cache.state_mut(entity) {
+                let needs = |conversation: &Conversation| {
+                    let seq = conversation.needs(logged.time, &logged.record.head, &logged.record.frame)?;
+                    events.get(&seq).cloned()
+                };
+                while let Some(event) = needs(conversation) {
+                    conversation.fetched(event);
+                }
+            }
+            let done = self.perform(cx, entity, &logged, carrier, Told::Nobody);
             carried.add(position, done.rows, done.emissions);
             let key = Part::Kept(position).key(&prefix).into();
             carried.rows.push(Row { table: Table::Entities, key, value: None });

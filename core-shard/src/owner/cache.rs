@@ -27,6 +27,8 @@ pub(crate) struct Cache {
     /// Least recently used first.
     used: BTreeMap<u64, Entity>,
     fetches: BTreeMap<u64, Fetching>,
+    /// Conversations of which pages are being read: they stay, because a page is compared with them before it is answered.
+    reading: BTreeMap<Entity, u32>,
     /// Fetches that failed, to be tried again.
     failed: Vec<Fetching>,
     next_ticket: u64,
@@ -237,6 +239,7 @@ impl Cache {
 
     /// Asks the view for a page of history.
     pub(crate) fn fetch_page(&mut self, cx: &mut Context, page: Page) {
+        *self.reading.entry(Entity::Conversation(page.conversation)).or_default() += 1;
         self.fetch(cx, Fetching::Page(Box::new(page)));
     }
 
@@ -281,6 +284,9 @@ impl Cache {
     /// Takes an answer of the view.
     pub(crate) fn fetched(&mut self, cx: &mut Context, ticket: u64, reply: Result<ViewReply, ViewError>) -> Fetch {
         let Some(fetching) = self.fetches.remove(&ticket) else { return Fetch::Nothing };
+        if let Fetching::Page(page) = &fetching {
+            self.page_read(&Entity::Conversation(page.conversation));
+        }
         let fetching = match (fetching, reply) {
             (Fetching::Page(page), Ok(ViewReply::Events(events))) => return Fetch::Page(page, Ok(events)),
             (Fetching::Page(page), Ok(ViewReply::Entity { .. })) => return Fetch::Page(page, Err(ViewError::Failed)),
@@ -411,6 +417,14 @@ impl Cache {
         }
     }
 
+    fn page_read(&mut self, entity: &Entity) {
+        let Some(count) = self.reading.get_mut(entity) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.reading.remove(entity);
+        }
+    }
+
     /// An old event was read.
     fn event_arrived(&mut self, cx: &mut Context, entity: Entity, event: Remembered) -> Fetch {
         match self.slots.remove(&entity) {
@@ -473,8 +487,8 @@ impl Cache {
         cx.counters.cache_size = self.size as u64;
     }
 
-    /// Drops the least recently used entities while there are too many bytes of them. One whose rows the view may lack stays, and goes
-    /// to the young end of the list: however many of those there are, the others are reached.
+    /// Drops the least recently used entities while there are too many bytes of them. One whose rows the view may lack, or of which a page is
+    /// being read, stays, and goes to the young end of the list: however many of those there are, the others are reached.
     pub(crate) fn evict(&mut self, cx: &mut Context, stored: impl Fn(&Entity) -> Position) {
         for _ in 0..EVICT_TRIES {
             if self.size <= cx.limits().cache_size_max {
@@ -482,7 +496,7 @@ impl Cache {
             }
             let Some((_, entity)) = self.used.pop_first() else { break };
             let Some(Slot::Ready { held, used, size }) = self.slots.get_mut(&entity) else { continue };
-            if held.is_stored(stored(&entity)) {
+            if !self.reading.contains_key(&entity) && held.is_stored(stored(&entity)) {
                 self.size -= *size;
                 self.slots.remove(&entity);
                 cx.counters.evictions += 1;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use tern_protocol::limit::{HISTORY_PAGE_MAX, MEMBERS_PAGE_MAX, PAGE_SIZE_MAX};
 use tern_protocol::server::{Event, HistoryPage, Member as WireMember, MembersPage, content, event};
 use tern_protocol::stored::Entity;
-use tern_protocol::{CloseCode, ConversationId, ConversationKind, RejectCode, RequestId, Seq, UserId};
+use tern_protocol::{CloseCode, ConversationId, ConversationKind, Position, RejectCode, RequestId, Seq, UserId};
 
 use super::cache::State;
 use super::{Owner, bit, receipt, shards_in};
@@ -30,8 +30,13 @@ pub(crate) struct Page {
     pub(crate) from: Seq,
     pub(crate) to: Seq,
     pub(crate) order: Order,
+    user: UserId,
+    anchor: u64,
+    limit: u16,
     head: Seq,
     first: Seq,
+    /// The last command applied when the view was asked.
+    position: Position,
 }
 
 impl Owner {
@@ -72,14 +77,28 @@ impl Owner {
         }
     }
 
-    /// The view's part of a page is here.
+    /// The view's part of a page is here. While it was read, events may have been rewritten, and whoever asked may have gone out: what
+    /// cannot be mended from memory is asked anew.
     pub(super) fn page_loaded(&mut self, cx: &mut Context, page: &Page, events: Result<Vec<Bytes>, ViewError>) {
-        let frame = match events {
-            Ok(events) if is_whole(page, &events) => return answer_page(cx, page, &events),
-            Err(ViewError::Busy | ViewError::Failed) => reject(page.request, RejectCode::Busy, BUSY_RETRY_MS),
-            Ok(_) | Err(ViewError::Damaged) => reject(page.request, RejectCode::Unreadable, 0),
+        let events = match events {
+            Ok(events) if is_whole(page, &events) => events,
+            Err(ViewError::Busy | ViewError::Failed) => {
+                return cx.answer(page.place, reject(page.request, RejectCode::Busy, BUSY_RETRY_MS));
+            }
+            Ok(_) | Err(ViewError::Damaged) => {
+                return cx.answer(page.place, reject(page.request, RejectCode::Unreadable, 0));
+            }
         };
-        cx.answer(page.place, frame);
+        let entity = Entity::Conversation(page.conversation);
+        if let Some(State::Conversation(conversation)) = self.cache.state(&entity)
+            && let Some(member) = conversation.members.get(&page.user)
+            && conversation.first_readable(member) == page.first
+            && let Some(events) = conversation.window.renew(page.position, events)
+        {
+            return answer_page(cx, page, &events);
+        }
+        let Page { place, user, request, conversation, anchor, limit, order, .. } = *page;
+        self.on_message(cx, ToOwner::History { place, user, request, conversation, anchor, limit, order });
     }
 }
 
@@ -207,10 +226,10 @@ fn watching(
     member: &Member,
     known: Option<Seq>,
 ) -> Watching {
-    let shown = |event: &&crate::conversation::Remembered| {
-        event.head.kind == event::MESSAGE && event.content != content::RECALLED
-    };
     let first = conversation.first_readable(member);
+    // Of the last message, as it is now; never of one before it, which those who have been here all along do not see either.
+    let last = conversation.window.newest().find(|event| event.head.kind == event::MESSAGE);
+    let preview = last.filter(|last| last.content != content::RECALLED && last.head.seq >= first);
     let peer = conversation.id.peer_of(user).and_then(|peer| {
         let cursors = conversation.members.get(&peer)?;
         Some((peer, Seq::from_raw(cursors.row.read), cursors.delivered))
@@ -221,12 +240,7 @@ fn watching(
         head_time: conversation.head_time,
         members: u32::try_from(conversation.members.len()).unwrap_or(u32::MAX),
         title: conversation.title.clone(),
-        preview: conversation
-            .window
-            .newest()
-            .find(shown)
-            .filter(|event| event.head.seq >= first)
-            .map(|event| event.frame.clone()),
+        preview: preview.map(|event| event.frame.clone()),
         first,
         join: Seq::from_raw(member.row.join),
         join_visible: member.row.join_visible,
@@ -275,6 +289,7 @@ fn history(
     };
     let first = conversation.first_readable(member);
     let head = conversation.head;
+    let wanted = limit;
     let limit = u64::from(limit).clamp(1, HISTORY_PAGE_MAX as u64);
     let (mut from, mut to) = match order {
         Order::OldestFirst => {
@@ -301,8 +316,12 @@ fn history(
         from: Seq::from_raw(from),
         to: Seq::from_raw(to),
         order,
+        user,
+        anchor,
+        limit: wanted,
         head,
         first,
+        position: conversation.position,
     };
     if from > to {
         answer_page(cx, &page, &[]);

@@ -72,6 +72,7 @@ pub(super) fn entry(conversation: ConversationId) -> DirectoryEntry {
         members: 0,
         role: role::UNREADABLE,
         title: Vec::new(),
+        preview_seq: 0,
         preview_sender: 0,
         preview: Vec::new(),
     }

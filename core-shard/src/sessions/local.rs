@@ -88,6 +88,7 @@ impl Local {
         let cursors = self.cursors.iter().find(|(other, ..)| Some(*other) == peer);
         // The others here may have been in it for longer than this one.
         let readable = self.preview.as_ref().filter(|(seq, _)| *seq >= member.first);
+        let preview_seq = readable.map_or(0, |(seq, _)| seq.raw());
         let (preview_sender, preview) = readable.and_then(|(_, frame)| preview(frame)).unwrap_or_default();
         DirectoryEntry {
             conversation: id.raw(),
@@ -103,6 +104,7 @@ impl Local {
             members: self.members,
             role: member.role,
             title: self.title.to_vec(),
+            preview_seq,
             preview_sender,
             preview,
         }

@@ -8,6 +8,7 @@ mod groups;
 mod news;
 mod once;
 mod one_shard;
+mod recall;
 mod removed;
 mod rules;
 

@@ -6,8 +6,8 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use tern_core_shard::io::{
-    AppendFailure, AsideChange, Claims, Ending, Input, Lane, Logged, Order, Output, Record, Reply, Request, StopReason,
-    Table, ViewError, ViewQuery, ViewReply,
+    AppendFailure, AsideChange, Claims, Ending, Input, Lane, Logged, Order, Output, Record, Reply, Request, Row,
+    StopReason, Table, ViewError, ViewQuery, ViewReply,
 };
 use tern_core_shard::{Limits, Shard, ShardConfig};
 use tern_protocol::command::CommandHead;
@@ -40,8 +40,6 @@ pub(crate) struct OneShard {
     pub(crate) logged: u64,
     /// The view does not answer.
     pub(crate) silent_view: bool,
-    /// What it was asked meanwhile.
-    asked: VecDeque<(u64, ViewQuery)>,
     /// The view fails to read these.
     pub(crate) failing: BTreeSet<stored::Entity>,
     /// The view has something else than what was stored of these.
@@ -50,8 +48,11 @@ pub(crate) struct OneShard {
     pub(crate) failing_events: bool,
     /// What the shard said of entities that cannot be read.
     pub(crate) aside: Vec<(stored::Entity, AsideChange)>,
+    /// What it read meanwhile, and has not said.
+    unsaid: VecDeque<(u64, Result<ViewReply, ViewError>)>,
     /// The view does not take rows of these partitions.
     pub(crate) lagging_view: BTreeSet<PartitionId>,
+    lagged: VecDeque<(PartitionId, Position, Vec<Row>)>,
     /// The view answers every question with this.
     pub(crate) broken_view: Option<ViewError>,
     /// The view takes events, and neither other rows nor checkpoints.
@@ -79,11 +80,12 @@ impl OneShard {
             hold_emissions: None,
             logged: 0,
             silent_view: false,
-            asked: VecDeque::new(),
             failing: BTreeSet::new(),
             damaged: BTreeSet::new(),
             failing_events: false,
             aside: Vec::new(),
+            unsaid: VecDeque::new(),
+            lagged: VecDeque::new(),
             lagging_view: BTreeSet::new(),
             broken_view: None,
             torn_view: false,
@@ -131,8 +133,7 @@ impl OneShard {
     /// The view answers again, beginning with what it was asked last.
     pub(crate) fn answer_backwards(&mut self) {
         self.silent_view = false;
-        while let Some((ticket, query)) = self.asked.pop_back() {
-            let reply = self.read(&query);
+        while let Some((ticket, reply)) = self.unsaid.pop_back() {
             self.input(Input::Viewed { ticket, reply });
         }
     }
@@ -168,25 +169,23 @@ impl OneShard {
                 _ => inputs.push_back(self.logged(partition, record)),
             },
             Output::View { ticket, query } => {
+                let reply = self.read(&query);
                 if self.silent_view {
-                    self.asked.push_back((ticket, query));
+                    self.unsaid.push_back((ticket, reply));
                 } else {
-                    inputs.push_back(Input::Viewed { ticket, reply: self.read(&query) });
+                    inputs.push_back(Input::Viewed { ticket, reply });
                 }
             }
-            Output::Store { partition, .. } if self.lagging_view.contains(&partition) => {}
             Output::Store { rows, .. } if self.torn_view => {
                 for row in rows.into_iter().filter(|row| row.table == Table::Events) {
                     self.rows.extend(row.value.map(|value| ((row.table, row.key), value)));
                 }
             }
+            Output::Store { partition, position, rows } if self.lagging_view.contains(&partition) => {
+                self.lagged.push_back((partition, position, rows));
+            }
             Output::Store { partition, position, rows } => {
-                for row in rows {
-                    match row.value {
-                        Some(value) => self.rows.insert((row.table, row.key), value),
-                        None => self.rows.remove(&(row.table, row.key)),
-                    };
-                }
+                self.store(rows);
                 inputs.push_back(Input::Stored { partition, position });
             }
             Output::Message { to, .. } => panic!("a single shard sent to {to}"),
@@ -209,13 +208,35 @@ impl OneShard {
         Input::Logged(logged)
     }
 
-    /// The view answers what it was asked, and from now on.
+    /// The view says what it read, and answers from now on.
     pub(crate) fn answer_view(&mut self) {
         self.silent_view = false;
-        while let Some((ticket, query)) = self.asked.pop_front() {
-            let reply = self.read(&query);
+        while let Some((ticket, reply)) = self.unsaid.pop_front() {
             self.input(Input::Viewed { ticket, reply });
         }
+    }
+
+    /// The view takes the rows that it did not, and takes them from now on.
+    pub(crate) fn catch_view_up(&mut self) {
+        self.lagging_view.clear();
+        while let Some((partition, position, rows)) = self.lagged.pop_front() {
+            self.store(rows);
+            self.input(Input::Stored { partition, position });
+        }
+    }
+
+    fn store(&mut self, rows: Vec<Row>) {
+        for row in rows {
+            match row.value {
+                Some(value) => self.rows.insert((row.table, row.key), value),
+                None => self.rows.remove(&(row.table, row.key)),
+            };
+        }
+    }
+
+    /// Whether a stored row has these bytes in it.
+    pub(crate) fn stores(&self, bytes: &[u8]) -> bool {
+        self.rows.values().any(|row| row.windows(bytes.len()).any(|part| part == bytes))
     }
 
     /// Logs the commands that were held.

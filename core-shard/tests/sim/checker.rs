@@ -21,6 +21,8 @@ const ATTACHMENT_SLACK: Duration = Duration::from_secs(10);
 /// How long news of coming in may take to reach a user's own log and sessions while things go wrong.
 const NEWS_SLACK: Duration = Duration::from_secs(5);
 
+/// Every event as it was first stored.
+type Originals = BTreeMap<(ConversationId, u64), EventCopy>;
 type Truths = BTreeMap<ConversationId, Truth>;
 
 impl World {
@@ -30,6 +32,7 @@ impl World {
         let truths = model::build(self.log.all(), events, &mut self.witness);
         let (witness, devices) = (&mut self.witness, &self.devices);
         same_for_all(&truths, witness);
+        erased_is_erased(&truths, witness);
         acked_is_stored(&truths, witness);
         refused_is_not_stored(&truths, witness);
         members_are_known(&truths, witness);
@@ -68,15 +71,14 @@ fn same_for_all(truths: &Truths, witness: &mut Witness) {
             found.push(("M2", format!("{id} {seq} was sent to clients and is not stored")));
             continue;
         };
-        let original = witness.originals.get(&(*id, *seq));
         for version in versions {
             if version.unrevised() != truth.1.unrevised() {
                 found.push(("M1", format!("{id} {seq}: {version:?} against {:?}", truth.1)));
-            } else if let Err(why) = version_is_true(truth.0, version, original) {
+            } else if let Err(why) = version_is_true(truth.0, version, &witness.originals) {
                 found.push(("M1", format!("{why}: {version:?}")));
             }
         }
-        if let Err(why) = version_is_true(truth.0, truth.1, original) {
+        if let Err(why) = version_is_true(truth.0, truth.1, &witness.originals) {
             found.push(("M1", format!("stored, but {why}: {:?}", truth.1)));
         }
     }
@@ -85,18 +87,45 @@ fn same_for_all(truths: &Truths, witness: &mut Witness) {
     }
 }
 
-fn version_is_true(truth: &Truth, version: &EventCopy, original: Option<&EventCopy>) -> Result<(), &'static str> {
+fn version_is_true(truth: &Truth, version: &EventCopy, originals: &Originals) -> Result<(), &'static str> {
+    let original = |seq: u64| originals.get(&(version.conversation, seq));
+    let reads_as = |other: &EventCopy| (other.content, &other.body) == (version.content, &version.body);
     if version.revised == 0 {
-        let same = original.is_none_or(|original| original.body == version.body && original.content == version.content);
-        return if same { Ok(()) } else { Err("not the body that was sent") };
+        return if original(version.seq).is_none_or(reads_as) { Ok(()) } else { Err("not the body that was sent") };
     }
-    let Some(by) = truth.at(version.revised).filter(|by| by.target == version.seq) else {
+    let about = if version.kind == event::EDITED { version.target } else { version.seq };
+    let Some(by) = truth.at(version.revised).filter(|by| by.target == about && by.seq > version.seq) else {
         return Err("revised by what did not revise it");
     };
-    match by.kind {
-        event::RECALLED if version.content == content::RECALLED && version.body.is_empty() => Ok(()),
-        event::EDITED if version.body == by.body || by.revised != 0 => Ok(()),
+    let erased = version.content == content::RECALLED && version.body.is_empty() && version.mentions.is_empty();
+    match (version.kind, by.kind) {
+        (event::MESSAGE, event::RECALLED) | (event::EDITED, event::EDITED | event::RECALLED) if erased => Ok(()),
+        (event::MESSAGE, event::EDITED) if original(by.seq).is_none_or(reads_as) => Ok(()),
         _ => Err("not the body that it was revised to"),
+    }
+}
+
+/// M14: a message is stored as its last change left it, and of its edits only the last one has a body.
+fn erased_is_erased(truths: &Truths, witness: &mut Witness) {
+    let mut found = Vec::new();
+    for (id, truth) in truths {
+        // Of each message the change that comes next, going back, and the last one of all.
+        let (mut next, mut last) = (BTreeMap::new(), BTreeMap::new());
+        for event in truth.events.iter().rev() {
+            let changes = matches!(event.kind, event::EDITED | event::RECALLED);
+            let by = if changes { next.get(&event.target) } else { last.get(&event.seq) };
+            let by = by.copied().unwrap_or(0);
+            if event.revised != by {
+                found.push(format!("{id}: not revised by {by}: {event:?}"));
+            }
+            if changes {
+                next.insert(event.target, event.seq);
+                last.entry(event.target).or_insert(event.seq);
+            }
+        }
+    }
+    for what in found {
+        witness.violation("M14", what);
     }
 }
 
@@ -273,10 +302,15 @@ fn directory_is_true(truths: &Truths, device: &Device, witness: &mut Witness) {
 
 /// M12, M8: a preview shows what this user may read, as it reads now; a direct conversation shows the other one's cursor.
 fn entry_shows_the_truth(truth: &Truth, user: UserId, entry: &DirectoryEntry) -> Result<(), &'static str> {
-    let shown = |event: &&EventCopy| event.kind == event::MESSAGE && event.sender.raw() == entry.preview_sender;
-    let mut readable = truth.events.iter().filter(|event| truth.may_see(user, event.seq));
-    let reads_so = |event: &EventCopy| event.content != content::RECALLED && event.body.starts_with(&entry.preview);
-    if entry.preview_sender != 0 && !readable.by_ref().filter(shown).any(reads_so) {
+    let shown = truth.at(entry.preview_seq).filter(|event| truth.may_see(user, event.seq));
+    let reads_so = |event: &EventCopy| {
+        event.kind == event::MESSAGE
+            && event.sender.raw() == entry.preview_sender
+            && event.content != content::RECALLED
+            && event.body.starts_with(&entry.preview)
+    };
+    let none = entry.preview_seq == 0 && entry.preview_sender == 0 && entry.preview.is_empty();
+    if !none && !shown.is_some_and(reads_so) {
         return Err("the preview is of nothing that may be read");
     }
     let peer = truth.events.first().and_then(|event| event.conversation.peer_of(user));

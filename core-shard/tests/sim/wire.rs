@@ -386,6 +386,7 @@ fn read_entry(entry: &tern_protocol::server::ArchivedDirectoryEntry) -> Director
         members: entry.members.to_native(),
         role: entry.role,
         title: entry.title.to_vec(),
+        preview_seq: entry.preview_seq.to_native(),
         preview_sender: entry.preview_sender.to_native(),
         preview: entry.preview.to_vec(),
     }

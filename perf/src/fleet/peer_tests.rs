@@ -129,6 +129,7 @@ fn entry(head: u64) -> DirectoryEntry {
         members: 2,
         role: 1,
         title: Vec::new(),
+        preview_seq: 0,
         preview_sender: 0,
         preview: Vec::new(),
     }

@@ -168,15 +168,22 @@ impl Room {
     }
 
     fn insert(&mut self, event: EventView) {
+        if event.kind == EventKind::Recalled {
+            let edits = self.entries.values_mut().filter(|entry| entry.event.kind == EventKind::Edited);
+            edits.filter(|edit| edit.event.target == event.target).for_each(Entry::erase);
+        }
         if let (EventKind::Edited | EventKind::Recalled, Some(target)) = (event.kind, event.target)
             && let Some(entry) = self.entries.get_mut(&target)
             && entry.event.revised.is_none_or(|revised| revised < event.seq)
+            && !(event.kind == EventKind::Edited && event.content == Content::Recalled)
         {
             entry.event.revised = Some(event.seq);
-            entry.recalled |= event.kind == EventKind::Recalled;
-            if !entry.recalled {
+            if event.kind == EventKind::Recalled {
+                entry.erase();
+            } else {
                 entry.edited = true;
                 entry.text = clean(&event.text());
+                entry.event.body = event.body.clone();
             }
         }
         let recalled = event.content == Content::Recalled;
@@ -187,6 +194,17 @@ impl Room {
         };
         let edited = event.revised.is_some() && !recalled;
         self.entries.insert(event.seq, Entry { event, text, edited, recalled });
+    }
+}
+
+impl Entry {
+    /// Forgets what was said.
+    fn erase(&mut self) {
+        self.recalled = true;
+        self.text = String::new();
+        self.event.body = bytes::Bytes::new();
+        self.event.mentions = Vec::new();
+        self.event.content = Content::Recalled;
     }
 }
 

@@ -42,6 +42,7 @@ fn conversation(id: ConversationId, title: &str, head: u64, unread: u64) -> Conv
         peer_delivered: Seq::from_raw(4),
         members: 3,
         role: Role::Owner,
+        preview_seq: None,
         preview_sender: Some(BOB),
         preview: "shall we?".to_owned(),
     }
@@ -356,6 +357,34 @@ fn edits_and_recalls_change_the_message_and_take_no_line() {
     let screen = screen(&mut model, 80, 24);
     assert!(screen.contains("Yes! At noon? (edited)") && screen.contains("(message recalled)"), "{screen}");
     assert!(!screen.contains("日本語"));
+}
+
+#[test]
+fn a_recall_takes_every_version_out_of_memory() {
+    let mut model = with_history();
+    let change = |seq, kind, text: &str| {
+        let mut change = event(DIRECT, seq, BOB, text);
+        (change.kind, change.target) = (kind, Some(Seq::from_raw(3)));
+        Update::Event(Box::new(change))
+    };
+    model.on_update(change(6, EventKind::Edited, "Yes! At noon?"));
+    model.on_update(change(7, EventKind::Edited, "No. At one?"));
+    assert!(screen(&mut model, 80, 24).contains("No. At one? (edited)"));
+    model.on_update(change(8, EventKind::Recalled, ""));
+    let entries = format!("{:?}", model.rooms[&DIRECT].entries);
+    assert!(!entries.contains("At noon") && !entries.contains("At one"), "{entries}");
+    assert!(screen(&mut model, 80, 24).contains("(message recalled)"));
+}
+
+#[test]
+fn an_edit_that_was_overtaken_changes_nothing() {
+    let mut model = with_history();
+    let mut overtaken = event(DIRECT, 6, BOB, "");
+    (overtaken.kind, overtaken.target) = (EventKind::Edited, Some(Seq::from_raw(3)));
+    (overtaken.content, overtaken.revised) = (Content::Recalled, Some(Seq::from_raw(9)));
+    let before = screen(&mut model, 80, 24);
+    model.on_update(Update::Event(Box::new(overtaken)));
+    assert_eq!(screen(&mut model, 80, 24), before);
 }
 
 #[test]
