@@ -89,11 +89,12 @@ impl Site {
             // What every machine has, valgrind's too. A turn is the same with either driver; only looking around differs.
             driver: DriverKind::Epoll,
             pin: false,
+            clock,
         };
         let log = MemoryLog::new(start.timestamp);
         let quic = certificates.quic(TLS_SESSIONS_MAX);
         let verifier = Arc::clone(&tokens) as _;
-        let shard = SteppedShard::new(config, clock, &quic, verifier, log.clone(), [seed; 32]).expect("a free port");
+        let shard = SteppedShard::new(config, &quic, verifier, log.clone(), [seed; 32]).expect("a free port");
         let tcp = certificates.tcp(TLS_SESSIONS_MAX);
         let mut this =
             Self { shard, log, placement, start, passed: Duration::ZERO, tokens, tcp, certificate, next_number: 0 };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tempfile::TempDir;
 use tern_core_shard::io::{Input, Order, Record, Row, Table, ViewQuery, ViewReply};
-use tern_persistence::{Bell, Embedded, EmbeddedConfig, EmbeddedHandle, ShardStore, open};
+use tern_persistence::{Bell, Clock, Embedded, EmbeddedConfig, EmbeddedHandle, ShardStore, open};
 use tern_protocol::command::CommandHead;
 use tern_protocol::stored::event_key;
 use tern_protocol::{ConversationId, PartitionId, Position, RequestId, Seq, UserId, frame};
@@ -45,7 +45,8 @@ impl Storage {
         let shard: Thread = std::thread::current();
         let bell: Bell = Arc::new(move || shard.unpark());
         let config = EmbeddedConfig::new(directory.path(), 1, 1);
-        let Embedded { mut stores, handle, .. } = open(config, vec![bell]).expect("an empty directory can be opened");
+        let Embedded { mut stores, handle, .. } =
+            open(config, vec![bell], Clock::start()).expect("an empty directory can be opened");
         let frame = Bytes::from(vec![b'f'; record_size]);
         let record = Record { head: CommandHead { actor: 1, ..CommandHead::default() }, frame };
         let store = stores.remove(0);

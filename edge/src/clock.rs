@@ -1,46 +1,26 @@
-//! The only file of this crate that reads a clock. Wall time is read once, at the start; from there on time is monotonic, so that
-//! a step of the system's clock never moves a deadline. Never sleeps and never decides anything.
+//! The only file of this crate that names a clock: the store's, which stamps the log, so that tokens, deadlines and messages agree on
+//! what time it is. Keeps it near the system's clock and says when that one was set. Never decides anything.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+#[cfg(feature = "glommio")]
+use std::time::Instant;
 
-use tern_protocol::Timestamp;
+pub use tern_persistence::{Clock, Moment};
+use tern_persistence::{ClockKeeper, Noticed};
 
-/// Wall time at the start of the process plus what has passed since.
-#[derive(Debug, Clone, Copy)]
-pub struct Clock {
-    started: Instant,
-    wall: Timestamp,
-}
+/// How often the system's clock is looked at. Unit: time.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One moment in both of the forms that are needed: for the core, and for quinn-proto and the timers.
-#[derive(Debug, Clone, Copy)]
-pub struct Moment {
-    /// For the core and the log.
-    pub timestamp: Timestamp,
-    /// For quinn-proto and the runtime.
-    pub instant: Instant,
-}
-
-impl Clock {
-    /// Reads the wall clock once.
-    #[must_use]
-    pub fn start() -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Self { started: Instant::now(), wall: Timestamp::ZERO.after(wall) }
-    }
-
-    /// The present.
-    #[must_use]
-    pub fn now(&self) -> Moment {
-        let instant = Instant::now();
-        Moment { timestamp: self.wall.after(instant.saturating_duration_since(self.started)), instant }
-    }
-
-    /// The same moment for the timers; the start of the process if it was earlier.
-    #[must_use]
-    pub fn instant(&self, at: Timestamp) -> Instant {
-        self.started + at.since(self.wall).min(FAR)
-    }
+/// What the operator sees of the clock.
+#[derive(Debug, Default)]
+pub struct ClockStatus {
+    /// Times the system's clock was set while the server ran.
+    pub jumps: AtomicU64,
+    /// How far the system's clock is ahead of the server's; negative: behind. Unit: microseconds.
+    pub ahead_us: AtomicI64,
 }
 
 /// How long it is until then; nothing if it was earlier. For timers that know only that.
@@ -49,19 +29,27 @@ pub(crate) fn until(then: Instant) -> Duration {
     then.saturating_duration_since(Instant::now())
 }
 
-/// A timer is never armed further away than this: instants overflow, and nobody waits a year.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timestamp_and_its_instant_name_the_same_moment() {
-        let clock = Clock::start();
-        let now = clock.now();
-        let off = clock.instant(now.timestamp).duration_since(now.instant - Duration::from_millis(1));
-        assert!(off <= Duration::from_millis(1), "{off:?}");
-        assert!(clock.instant(Timestamp::from_raw(u64::MAX)) > now.instant);
+/// Keeps the clock for as long as the process lives.
+pub(crate) async fn keep(clock: Clock, status: Arc<ClockStatus>) {
+    let mut keeper = ClockKeeper::new(clock);
+    let mut interval = tokio::time::interval(LOOK_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let noticed = keeper.look();
+        status.ahead_us.store(keeper.ahead_us(), Relaxed);
+        match noticed {
+            None => {}
+            Some(Noticed::Jumped { ahead_us }) => {
+                status.jumps.fetch_add(1, Relaxed);
+                let ahead_s = ahead_us / 1_000_000;
+                tracing::warn!(
+                    ahead_s,
+                    "the system's clock was set; messages are stamped by the old time, which approaches the new one by a tenth of the \
+                     time that passes. If the new time is right, a restart takes it at once (but never goes back behind the log)"
+                );
+            }
+            Some(Noticed::Settled) => tracing::info!("the server's time agrees with the system's clock again"),
+        }
     }
 }

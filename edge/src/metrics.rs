@@ -17,6 +17,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::auth::Hasher;
 use crate::certificate::Certificates;
+use crate::clock::ClockStatus;
 use crate::http::{HttpCounters, Route, STATUS_CLASSES};
 use crate::node::ShardCounters;
 
@@ -49,6 +50,8 @@ pub struct Sources {
     pub hasher: Arc<Hasher>,
     /// The certificate.
     pub certificates: Arc<Certificates>,
+    /// The clock.
+    pub clock: Arc<ClockStatus>,
     /// Log lines dropped.
     pub log: Option<ErrorCounter>,
 }
@@ -222,6 +225,11 @@ impl Collector for Scrape {
         single(out, "password_hashes_refused", "Password hashes refused: too many wait", Counter, hasher.refused())?;
         let expires = sources.certificates.info().not_after.raw() / 1_000_000;
         single(out, "certificate_expires_seconds", "End of the certificate, since 1970", Gauge, expires)?;
+        let clock = &sources.clock;
+        single(out, "clock_jumps", "Times the system's clock was set", Counter, load(&clock.jumps))?;
+        let help = "How far the system's clock is ahead of the server's time; negative: behind";
+        let ahead = out.encode_descriptor("clock_ahead_microseconds", help, None, MetricType::Gauge)?;
+        ConstGauge::new(clock.ahead_us.load(Ordering::Relaxed)).encode(ahead)?;
         let dropped = sources.log.as_ref().map_or(0, ErrorCounter::dropped_lines);
         single(out, "log_lines_dropped", "Log lines dropped: the writer was too slow", Counter, dropped as u64)?;
         single(out, "caught_up", "1: everything durable has been applied", Gauge, u64::from(snapshot.caught_up))?;
@@ -333,6 +341,7 @@ pub(crate) mod tests {
             http: Arc::default(),
             hasher: Arc::new(Hasher::new(&config.auth)),
             certificates: Arc::new(Certificates::open(&config.tls, dir.path(), now).unwrap()),
+            clock: Arc::default(),
             log: None,
         })
     }

@@ -48,6 +48,8 @@ pub struct NodeConfig {
     pub driver: DriverKind,
     /// Whether shard `n` is bound to the `n`th core that this process may use.
     pub pin: bool,
+    /// The process's clock.
+    pub clock: Clock,
 }
 
 /// Checks access tokens. Called on shard threads: pure computation, no waiting.
@@ -180,7 +182,6 @@ impl Node {
         }
 
         let lock = Arc::new(lock);
-        let clock = Clock::start();
         let (report, reports) = mpsc::channel();
         let (notes, aside) = AsideBoard::new();
         let mut shared = Shared { mailboxes: Vec::new(), statuses: Vec::new(), aside, keys };
@@ -195,7 +196,6 @@ impl Node {
             seats.push(Seat {
                 shard: ShardId::from_raw(shard),
                 config: config.clone(),
-                clock,
                 socket,
                 lock: Arc::clone(&lock),
                 endpoint: crate::quic::endpoint_config(&shared.keys, shard, shards),

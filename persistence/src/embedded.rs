@@ -8,8 +8,10 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use rtrb::RingBuffer;
+use tern_protocol::Timestamp;
 use tern_protocol::placement::Placement;
 
+use crate::clock::Clock;
 use crate::config::EmbeddedConfig;
 use crate::error::{Journal, OpenError, ShutdownError};
 use crate::files::{Files, Lock, Machine};
@@ -28,6 +30,8 @@ pub type Bell = Arc<dyn Fn() + Send + Sync>;
 
 /// Confirmations in the queue from the view to a shard; more are merged per partition. Unit: confirmations.
 const STORED_QUEUE_LEN: usize = 1024;
+/// A system clock that is further behind the log is told to the operator. Unit: time.
+const BEHIND_MIN: Duration = Duration::from_secs(1);
 /// How long dropping the handle waits for each thread to leave its files alone. Unit: time.
 const DROP_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -43,16 +47,22 @@ pub struct Embedded {
 }
 
 /// Opens the directory, creates it if there is none, recovers what a crash left, and starts the threads. `bells`: one per shard.
+/// `clock` stamps the log; it is moved forward if the log has a later time.
 ///
 /// # Errors
 /// See [`OpenError`]: each says what to do. Nothing that was acknowledged has been changed.
-pub fn open(config: EmbeddedConfig, bells: Vec<Bell>) -> Result<Embedded, OpenError> {
-    open_on(config, bells, &(Arc::new(Machine) as Arc<dyn Files>))
+pub fn open(config: EmbeddedConfig, bells: Vec<Bell>, clock: Clock) -> Result<Embedded, OpenError> {
+    open_on(config, bells, clock, &(Arc::new(Machine) as Arc<dyn Files>))
 }
 
 /// [`open`] on files that tests can break.
 #[expect(clippy::needless_pass_by_value, reason = "the store keeps what it needs of them")]
-pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, files: &Arc<dyn Files>) -> Result<Embedded, OpenError> {
+pub(crate) fn open_on(
+    config: EmbeddedConfig,
+    bells: Vec<Bell>,
+    clock: Clock,
+    files: &Arc<dyn Files>,
+) -> Result<Embedded, OpenError> {
     let fault = config.fault();
     let fault = fault.or((bells.len() != usize::from(config.shards)).then_some(("bells", "one per shard")));
     if let Some((field, range)) = fault {
@@ -68,11 +78,12 @@ pub(crate) fn open_on(config: EmbeddedConfig, bells: Vec<Bell>, files: &Arc<dyn 
     let Parts { lock, view, applied, status, synced, writer, preparer, lanes, halves } = parts;
     let report = writer.report();
     log_report(&report);
+    go_on_from(clock, writer.last_time());
     let watch = Watch::new(&config, Arc::clone(&view), Arc::clone(&status))?;
 
     let start = |name, body| Running::start(name, body).map_err(OpenError::io(&config.directory, "start a thread"));
-    let journal = start("tern-journal", takes_turns(writer, &status.journal))?;
-    let preparer = start("tern-journal-z", takes_turns(preparer, &status.preparer))?;
+    let journal = start("tern-journal", takes_turns(writer, &status.journal, clock))?;
+    let preparer = start("tern-journal-z", takes_turns(preparer, &status.preparer, clock))?;
     let view_writer = ViewWriter::new(view.clone(), applied, lanes.view, &config, synced, Arc::clone(&status));
     let view_writing = start("tern-view-w", Box::new(move || view_writer.run()))?;
     status.view_bell.belongs_to(view_writing.thread.clone());
@@ -152,6 +163,20 @@ impl<V> Parts<V> {
             identity.finish(&**files, &config.directory)?;
         }
         Ok(Self { lock, view, applied, status, synced, writer, preparer, lanes, halves })
+    }
+}
+
+/// The log never goes back in time, and neither does anything else that is stamped: a token that was given out just before a restart is not
+/// from the future because the system's clock was set back meanwhile.
+fn go_on_from(clock: Clock, time: Timestamp) {
+    let behind = clock.not_before(time);
+    if behind >= BEHIND_MIN {
+        let behind_s = behind.as_secs();
+        tracing::warn!(
+            behind_s,
+            "the system's clock is behind the log: one of them is or was wrong. Time goes on from the log's, and approaches the \
+             system's clock by a tenth of the time that passes"
+        );
     }
 }
 
@@ -237,9 +262,9 @@ fn lanes(config: &EmbeddedConfig, bells: &[Bell]) -> (Lanes, Vec<Half>) {
 type Body = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
 /// The body of a thread that takes turns.
-fn takes_turns(mut turns: impl Turns + 'static, waker: &Waker) -> Body {
+fn takes_turns(mut turns: impl Turns + 'static, waker: &Waker, clock: Clock) -> Body {
     let waker = waker.clone();
-    Box::new(move || drive(&mut turns, &waker))
+    Box::new(move || drive(&mut turns, &waker, clock))
 }
 
 /// A thread of the store.

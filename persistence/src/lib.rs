@@ -2,6 +2,7 @@
 //! Knows no chat rule: what a command or a row means is the shard's business. Decides only order, time and durability.
 #![forbid(unsafe_code)]
 
+mod clock;
 mod config;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -19,6 +20,7 @@ mod turns;
 mod view;
 mod watch;
 
+pub use clock::{Clock, ClockKeeper, Moment, Noticed};
 pub use config::EmbeddedConfig;
 pub use embedded::{Bell, Embedded, EmbeddedHandle, open};
 pub use error::{Journal, OpenError, ShutdownError};

@@ -4,7 +4,9 @@
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
 
 /// Longest sleep: every reason to go on also wakes the thread, and this covers a wake-up that came to nothing. Unit: time.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
@@ -58,12 +60,13 @@ impl Waker {
 }
 
 /// Takes turns on this thread until they end, and says how they ended.
-pub(crate) fn drive(turns: &mut dyn Turns, waker: &Waker) -> Result<(), String> {
+pub(crate) fn drive(turns: &mut dyn Turns, waker: &Waker, clock: Clock) -> Result<(), String> {
     waker.belongs_to(std::thread::current());
     let start = Instant::now();
     loop {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, crate::status::micros);
-        match turns.turn(Now { monotonic: start.elapsed(), wall }) {
+        let now = clock.now();
+        let monotonic = now.instant.saturating_duration_since(start);
+        match turns.turn(Now { monotonic, wall: now.timestamp.raw() }) {
             Rest::Again => {}
             Rest::AtMost(pause) => std::thread::park_timeout(pause.min(SLEEP_MAX)),
             Rest::UntilWoken => std::thread::park_timeout(SLEEP_MAX),

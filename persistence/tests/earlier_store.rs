@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tern_core_shard::io::{Claims, Input, Lane, Output, Reply, Request};
 use tern_core_shard::{Limits, Shard, ShardConfig};
-use tern_persistence::{Embedded, EmbeddedConfig, EmbeddedHandle, OpenError, ShardStore, open};
+use tern_persistence::{Clock, Embedded, EmbeddedConfig, EmbeddedHandle, OpenError, ShardStore, open};
 use tern_protocol::client::{CreateGroup, EditMessage, GetHistory, GetMembers, Hello, LeaveGroup, OpenDirect};
 use tern_protocol::client::{RecallMessage, SendMessage};
 use tern_protocol::frame::{self, Encode, Frame};
@@ -45,7 +45,8 @@ impl Node {
         config.segment_size = 1024 * 1024;
         config.batch_size_max = 128 * 1024;
         let thread = std::thread::current();
-        let Embedded { mut stores, handle, .. } = open(config, vec![Arc::new(move || thread.unpark())])?;
+        let Embedded { mut stores, handle, .. } =
+            open(config, vec![Arc::new(move || thread.unpark())], Clock::start())?;
         let mut config = ShardConfig::new(ShardId::from_raw(0), Placement::new(PARTITIONS, 1));
         (config.run, config.now) = (1, NOW);
         config.limits = Limits { members_max: 50, world: false, ..Limits::default() };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tern_core_shard::io::{Input, Order, Record, Row, Table, ViewQuery, ViewReply};
-use tern_persistence::{Bell, Embedded, EmbeddedConfig, open};
+use tern_persistence::{Bell, Clock, Embedded, EmbeddedConfig, open};
 use tern_protocol::command::CommandHead;
 use tern_protocol::stored::event_key;
 use tern_protocol::{ConversationId, PartitionId, Position, Seq};
@@ -29,7 +29,7 @@ fn start(directory: &Path) -> Embedded {
     config.batch_size_max = 128 * 1024;
     let shard: Thread = std::thread::current();
     let bell: Bell = Arc::new(move || shard.unpark());
-    open(config, vec![bell]).unwrap()
+    open(config, vec![bell], Clock::start()).unwrap()
 }
 
 fn room(partition: PartitionId) -> ConversationId {

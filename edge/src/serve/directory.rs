@@ -92,6 +92,7 @@ fn taken(path: &Path, file: &mut File) -> ServeError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
 
     #[test]
     fn a_directory_has_one_owner_and_the_other_is_told_who() {
@@ -110,7 +111,7 @@ mod tests {
         directory.check(&store).expect("an empty directory is a beginning");
         std::fs::write(directory.keys(), "secret").unwrap();
         let config = tern_persistence::EmbeddedConfig::new(&store, 1, 1);
-        drop(tern_persistence::open(config, vec![std::sync::Arc::new(|| {})]).unwrap());
+        drop(tern_persistence::open(config, vec![std::sync::Arc::new(|| {})], Clock::start()).unwrap());
         directory.check(&store).expect("an interrupted beginning goes on");
         directory.made(&store).unwrap();
         directory.check(&store).unwrap();

@@ -18,7 +18,7 @@ use super::error::ServeError;
 use crate::admin::{self, Phase, Status};
 use crate::auth::{AccessTokens, Auth, AuthParts, Keys, Owners, ReplyFuture, TokenRules, random};
 use crate::certificate::Certificates;
-use crate::clock::{Clock, Moment};
+use crate::clock::{self, Clock, Moment};
 use crate::config::{Config, DriverChoice};
 use crate::http::{self, HttpCounters, Listener, RouterParts, Sockets, Timeouts, Upgrades, bind};
 use crate::log::Log;
@@ -61,11 +61,13 @@ pub(super) fn start(config: &Config, log: &Log, runtime: &Runtime) -> Result<Run
         lifetime: config.cluster.access_token_lifetime,
     };
     let tokens = Arc::new(AccessTokens::new(&keys, rules));
+    let clock_status = Arc::default();
+    runtime.spawn(clock::keep(clock, Arc::clone(&clock_status)));
     let status = Arc::new(Status::default());
     let admin_address = start_admin(config, &status, clock, runtime)?;
 
     let opened = Arc::new(Mutex::new(None));
-    let (node, public) = start_node(config, keys.quic, &certificates, &tokens, &opened, runtime)?;
+    let (node, public) = start_node(config, clock, keys.quic, &certificates, &tokens, &opened, runtime)?;
     directory.made(&process.store.directory)?;
     let control = node.control();
     let counters = Arc::new(HttpCounters::default());
@@ -82,6 +84,7 @@ pub(super) fn start(config: &Config, log: &Log, runtime: &Runtime) -> Result<Run
         http: Arc::clone(&counters),
         hasher: auth.hasher(),
         certificates: Arc::clone(&certificates),
+        clock: Arc::clone(&clock_status),
         log: Some(log.dropped()),
     };
     status.show(look(control.clone(), Arc::clone(&opened)), Arc::new(sources));
@@ -122,6 +125,7 @@ fn start_admin(
 /// Takes the port for TCP and UDP, opens the store, starts the shards.
 fn start_node(
     config: &Config,
+    clock: Clock,
     secret: [u8; 32],
     certificates: &Certificates,
     tokens: &Arc<AccessTokens>,
@@ -149,9 +153,10 @@ fn start_node(
                 DriverChoice::Glommio => DriverKind::Glommio,
             },
             pin: process.pin,
+            clock,
         };
         let started = Node::start(node_config, Arc::clone(&tls), Arc::clone(tokens) as _, |bells| {
-            let Embedded { stores, handle, report: _ } = tern_persistence::open(process.store.clone(), bells)?;
+            let Embedded { stores, handle, report: _ } = tern_persistence::open(process.store.clone(), bells, clock)?;
             *opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
             Ok::<_, OpenError>(stores)
         });

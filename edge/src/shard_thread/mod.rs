@@ -19,7 +19,6 @@ use tern_core_shard::{Shard, ShardConfig};
 use tern_protocol::ShardId;
 
 use crate::aside::Note;
-use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::mailbox::Inbox;
 use crate::node::{NodeConfig, TokenVerifier};
@@ -71,7 +70,6 @@ impl Status {
 pub(crate) struct Seat<S> {
     pub(crate) shard: ShardId,
     pub(crate) config: NodeConfig,
-    pub(crate) clock: Clock,
     pub(crate) socket: UdpSocket,
     pub(crate) lock: Arc<PortLock>,
     pub(crate) endpoint: EndpointConfig,
@@ -119,9 +117,8 @@ async fn run<S: Store>(seat: Seat<S>, chosen: Chosen, report: mpsc::Sender<io::R
 
 /// A shard that has not turned yet, and what it sleeps on. Only inside of `Runtime::block_on`.
 fn set_up<S: Store>(seat: Seat<S>) -> io::Result<(turn::ShardThread<S>, Driver)> {
-    let Seat { shard, config, clock, socket, lock: _, endpoint, server, store, verifier, links, inbox, bell, status } =
-        seat;
-    let now = clock.now();
+    let Seat { shard, config, socket, lock: _, endpoint, server, store, verifier, links, inbox, bell, status } = seat;
+    let now = config.clock.now();
     let shards = (shard.raw(), config.placement.shards());
     let connections_max = config.limits.sessions_max.saturating_add(CONNECTIONS_SPARE);
     let quic = Quic::new(socket, endpoint, server, shards, connections_max, Arc::clone(&status))?;
@@ -131,7 +128,7 @@ fn set_up<S: Store>(seat: Seat<S>) -> io::Result<(turn::ShardThread<S>, Driver)>
     core.now = now.timestamp;
     core.limits = config.limits;
     let performer = Performer::new(Shard::new(core), store, verifier, links, status, now);
-    Ok((turn::ShardThread::new(performer, quic, WebSockets::new(), inbox, bell, clock), driver))
+    Ok((turn::ShardThread::new(performer, quic, WebSockets::new(), inbox, bell, config.clock), driver))
 }
 
 /// Connections beyond the core's limit on sessions, so that the core can tell a client too many that the server is full.

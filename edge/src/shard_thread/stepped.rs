@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::turn::ShardThread;
 use super::{Seat, Status, set_up};
-use crate::clock::{Clock, Moment};
+use crate::clock::Moment;
 use crate::mailbox::{Letter, Mailbox, mailbox};
 use crate::node::{HandedSocket, NodeConfig, ShardCounters, TokenVerifier};
 use crate::quic::{Keys, PortLock, SocketGroup, bind_group, endpoint_config, server_config};
@@ -44,7 +44,6 @@ impl<S: Store> SteppedShard<S> {
     /// What the kernel refused; a TLS configuration that does not fit QUIC; a configuration of more than one shard.
     pub fn new(
         config: NodeConfig,
-        clock: Clock,
         tls: &rustls::ServerConfig,
         verifier: Arc<dyn TokenVerifier>,
         store: S,
@@ -69,7 +68,6 @@ impl<S: Store> SteppedShard<S> {
         let seat = Seat {
             shard: ShardId::from_raw(0),
             config,
-            clock,
             socket,
             lock: Arc::clone(&lock),
             endpoint,

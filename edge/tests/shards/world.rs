@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tern_core_shard::Limits;
 use tern_core_shard::io::{Claims, Reply, Request};
+use tern_edge::clock::Clock;
 use tern_edge::node::{Control, DriverKind, Node, NodeConfig, ShardCounters, StartError, TokenVerifier};
 use tern_protocol::placement::Placement;
 use tern_protocol::{CloseCode, DeviceId, ShardId, Timestamp, UserId};
@@ -82,6 +83,7 @@ pub(crate) fn config(shards: u16, driver: DriverKind, listen: &str) -> NodeConfi
         listen: listen.parse().unwrap(),
         driver,
         pin: false,
+        clock: Clock::start(),
     }
 }
 

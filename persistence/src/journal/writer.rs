@@ -88,6 +88,11 @@ impl Writer {
         }
     }
 
+    /// The latest time that a command of the log has.
+    pub(crate) const fn last_time(&self) -> Timestamp {
+        Timestamp::from_raw(self.time_max)
+    }
+
     /// What recovery found.
     pub(crate) fn report(&self) -> RecoveryReport {
         self.report.clone()

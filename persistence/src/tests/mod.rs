@@ -22,13 +22,14 @@ use crate::files::{Files, Machine};
 use crate::identity::Identity;
 use crate::journal::batch::{Header, pages};
 use crate::sabotage::Mechanisms;
-use crate::{Bell, Embedded, EmbeddedConfig, EmbeddedHandle, OpenError, RecoveryReport, ShardStore};
+use crate::{Bell, Clock, Embedded, EmbeddedConfig, EmbeddedHandle, OpenError, RecoveryReport, ShardStore};
 
 pub(crate) const PARTITIONS: u16 = 4;
 
 /// The embedded store with small segments, bounds of the test's choice, and files that can be broken.
 pub(crate) struct Rig {
     tune: fn(&mut EmbeddedConfig),
+    clock: Clock,
     faults: Arc<broken::Faults>,
 }
 
@@ -38,7 +39,7 @@ impl Rig {
     }
 
     pub(crate) fn tuned(tune: fn(&mut EmbeddedConfig)) -> Self {
-        Self { tune, faults: Arc::default() }
+        Self { tune, clock: Clock::start(), faults: Arc::default() }
     }
 
     pub(crate) fn config(&self, directory: &Path, partitions: u16, shards: u16) -> EmbeddedConfig {
@@ -57,7 +58,8 @@ impl Rig {
     /// Opens and closes at once, for what it says.
     pub(crate) fn try_open(&self, directory: &Path) -> Result<RecoveryReport, OpenError> {
         let bell: Bell = Arc::new(|| {});
-        open_on(self.config(directory, PARTITIONS, 1), vec![bell], &self.files()).map(|embedded| embedded.report)
+        open_on(self.config(directory, PARTITIONS, 1), vec![bell], self.clock, &self.files())
+            .map(|embedded| embedded.report)
     }
 }
 
@@ -67,7 +69,7 @@ impl Backend for Rig {
 
     fn open(&self, setup: &Setup, bells: Vec<Bell>) -> (Vec<ShardStore>, EmbeddedHandle) {
         let config = self.config(&setup.directory, setup.partitions, setup.shards);
-        let Embedded { stores, handle, .. } = open_on(config, bells, &self.files()).unwrap();
+        let Embedded { stores, handle, .. } = open_on(config, bells, self.clock, &self.files()).unwrap();
         (stores, handle)
     }
 

@@ -5,14 +5,15 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tern_core_shard::io::Record;
-use tern_protocol::PartitionId;
+use tern_protocol::{PartitionId, Timestamp};
 
 use super::{PARTITIONS, Rig, batches, damage, segment_files};
-use crate::OpenError;
 use crate::conformance::world::{Place, World, event, record};
+use crate::{Clock, OpenError};
 
 const P: PartitionId = PartitionId::from_raw(1);
 
@@ -216,4 +217,23 @@ fn a_lost_view_is_rebuilt_while_the_journal_has_everything() {
     world.close();
     std::fs::remove_dir_all(place.0.join("view")).unwrap();
     assert_eq!(rig.try_open(&place.0).unwrap().replayed, 20);
+}
+
+/// Tokens, deadlines and messages are stamped by the same clock: what was given out before the restart is not from the future after it.
+#[test]
+fn a_clock_set_back_at_a_restart_goes_on_from_the_time_of_the_log() {
+    let hour_us = 3_600_000_000;
+    let noon = Timestamp::from_raw(1_800_000_000_000_000);
+    let (mut rig, place) = (Rig::new(), Place::new("set-back"));
+    rig.clock = Clock::start_at(noon);
+    written(&rig, &place, 1);
+    rig.clock = Clock::start_at(Timestamp::from_raw(noon.raw() - hour_us));
+    let mut world = World::open_caught_up(&rig, &place.0, PARTITIONS, 1);
+    let before = world.logged.iter().map(|(_, logged)| logged.time).max().unwrap();
+    assert!(before >= noon, "stamped by the clock that the store was given");
+    assert!(rig.clock.now().timestamp >= before, "the process's clock went on, not only the log's");
+    world.append_all(0, P, 1);
+    let after = world.logged.last().unwrap().1.time;
+    assert!(after > before && after.since(before) < Duration::from_secs(60), "{before:?} {after:?}");
+    world.crash();
 }

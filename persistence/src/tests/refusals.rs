@@ -4,7 +4,7 @@ use tern_protocol::PartitionId;
 
 use super::{PARTITIONS, Rig, segment_files};
 use crate::conformance::world::{Place, World};
-use crate::{Bell, EmbeddedConfig, OpenError, open};
+use crate::{Bell, Clock, EmbeddedConfig, OpenError, open};
 
 const P: PartitionId = PartitionId::from_raw(1);
 
@@ -27,7 +27,7 @@ fn a_second_process_is_told_about_the_first() {
 fn another_number_of_partitions_is_refused() {
     let (rig, place) = (Rig::new(), Place::new("partitions"));
     rig.try_open(&place.0).unwrap();
-    let error = open(rig.config(&place.0, PARTITIONS + 1, 1), vec![bell()]).unwrap_err();
+    let error = open(rig.config(&place.0, PARTITIONS + 1, 1), vec![bell()], Clock::start()).unwrap_err();
     assert!(matches!(error, OpenError::PartitionsDiffer { stored: 4, configured: 5, .. }), "{error}");
     assert!(error.to_string().contains("set partitions = 4"), "{error}");
 }
@@ -85,9 +85,9 @@ fn settings_that_cannot_work_are_named() {
     let place = Place::new("settings");
     let mut config = EmbeddedConfig::new(&place.0, PARTITIONS, 1);
     config.batch_size_max = 1000;
-    let error = open(config, vec![bell()]).unwrap_err();
+    let error = open(config, vec![bell()], Clock::start()).unwrap_err();
     assert_eq!(error.to_string(), "storage setting batch_size_max must be 128 KiB to 4 MiB");
-    let error = open(EmbeddedConfig::new(&place.0, PARTITIONS, 2), vec![bell()]).unwrap_err();
+    let error = open(EmbeddedConfig::new(&place.0, PARTITIONS, 2), vec![bell()], Clock::start()).unwrap_err();
     assert!(matches!(error, OpenError::Config { field: "bells", .. }), "{error}");
     assert!(!place.0.exists(), "nothing was created");
 }
