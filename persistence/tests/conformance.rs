@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use tern_persistence::conformance::{Backend, Bounds, SMALL_MAX, Setup};
-use tern_persistence::{Bell, Embedded, EmbeddedConfig, EmbeddedHandle, ShardStore, conformance_tests, open};
+use tern_persistence::{Bell, Clock, Embedded, EmbeddedConfig, EmbeddedHandle, ShardStore, conformance_tests, open};
 
 struct EmbeddedBackend;
 
@@ -21,7 +21,7 @@ impl Backend for EmbeddedBackend {
             config.logged_queue_len_max = SMALL_MAX / 8;
             config.logged_queue_size_max = 64 * 1024;
         }
-        let Embedded { stores, handle, .. } = open(config, bells).unwrap();
+        let Embedded { stores, handle, .. } = open(config, bells, Clock::start()).unwrap();
         (stores, handle)
     }
 
