@@ -49,6 +49,9 @@ impl World {
         let stored: Vec<_> = self.users.iter().map(|user| (*user, self.view.directory_of(*user))).collect();
         directory_is_stored(&truths, &stored, witness);
         delivered_where_online(&truths, &self.deliveries, &self.attachments, witness);
+        if witness.unreadable > 0 && self.plan.faults.unreadable == 0 {
+            witness.violation("M4", format!("{} pages were refused as unreadable, and nothing is", witness.unreadable));
+        }
         let limits = &self.plan.limits;
         let allowed = limits.outbox_close_max + tern_protocol::limit::FRAME_SIZE_MAX;
         if witness.waiting_size_max > allowed {

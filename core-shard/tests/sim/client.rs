@@ -395,6 +395,7 @@ impl Device {
         let not_found = code == RejectCode::NotFound;
         // Final for a question; whoever wants to know asks again some time.
         let unreadable = code == RejectCode::Unreadable;
+        cx.witness.unreadable += u64::from(unreadable);
         let pause = if unreadable { Duration::from_secs(1) } else { pause };
         if !not_found && !unreadable && !code.is_retryable() {
             cx.witness.violation("M5", format!("{} asked {ask:?} and was refused: {code:?}", self.user));

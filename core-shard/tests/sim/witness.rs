@@ -65,6 +65,8 @@ pub(crate) struct Witness {
     pub(crate) rejects: BTreeMap<(UserId, u128), Refused>,
     /// Requests that were sent twice in one breath: the first copy may be refused and the second one, a moment later, not.
     pub(crate) doubled: BTreeSet<u128>,
+    /// Questions that were refused because what they ask for cannot be read.
+    pub(crate) unreadable: u64,
     /// Distinct versions of each event that any client was sent.
     pub(crate) versions: BTreeMap<(ConversationId, u64), BTreeSet<EventCopy>>,
     /// Which events each user was sent.
