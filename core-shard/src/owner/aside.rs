@@ -1,6 +1,7 @@
 //! Entities that cannot be read: set aside, so that everything else goes on. Their commands are kept in the view, each as a row of the
 //! entity, so that the checkpoint passes them; when the entity can be read again they are applied first, at their own positions and times,
-//! and leave with the rows of the next command. Never drops a command, and never applies one before those that are kept.
+//! and leave with the rows of the next command. Never drops a command, never applies one before those that are kept, and never answers
+//! from a state without commands that an earlier run may have applied: somebody may have seen what they did.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -30,8 +31,10 @@ const TRIES: usize = 64;
 /// An entity that cannot be read.
 #[derive(Debug)]
 pub(super) struct Aside {
-    /// Of an entity of which only an old event cannot be read: questions are answered from it.
-    pub(super) held: Option<Held>,
+    /// Of an entity of which only an old event cannot be read.
+    held: Option<Held>,
+    /// A command of an earlier run is not applied to it: that run may have shown a newer state.
+    behind: bool,
     /// The last command kept in this run.
     kept: Position,
     /// What is kept in this run. Unit: bytes.
@@ -67,7 +70,21 @@ pub(super) struct Kept {
 
 impl Aside {
     pub(super) fn new(held: Option<Held>) -> Self {
-        Self { held, kept: Position::ZERO, size: 0, waiting: Waiting::new(), asking: false }
+        Self { held, behind: false, kept: Position::ZERO, size: 0, waiting: Waiting::new(), asking: false }
+    }
+
+    /// What questions are answered from. What this run only kept nobody has seen; what an earlier one has done, somebody may have.
+    pub(super) fn shown(&self) -> Option<&Held> {
+        self.held.as_ref().filter(|_| !self.behind)
+    }
+
+    pub(super) fn shown_mut(&mut self) -> Option<&mut Held> {
+        self.held.as_mut().filter(|_| !self.behind)
+    }
+
+    /// Notes a command that is not applied.
+    fn lacks(&mut self, record: &Record, run: u64) {
+        self.behind |= record.head.run != run;
     }
 
     /// The view has answered: what waited for that goes on.
@@ -98,6 +115,13 @@ impl Returning {
         self.events.insert(event.head.seq, event);
     }
 
+    /// It cannot be read after all; what waited is given back, in order.
+    pub(super) fn put_aside(self, run: u64) -> (Aside, Waiting) {
+        let mut aside = Aside::new(Some(self.held));
+        self.kept.iter().for_each(|kept| aside.lacks(&kept.record, run));
+        (aside, self.waiting)
+    }
+
     fn last(&self) -> Position {
         self.kept.last().map_or(Position::ZERO, |kept| kept.position)
     }
@@ -111,7 +135,7 @@ impl Owner {
 
     /// An entity cannot be read: sets it aside, or leaves it there.
     pub(super) fn set_aside(&mut self, cx: &mut Context, entity: &Entity, cause: AsideCause) {
-        let waiting = self.cache.put_aside(entity);
+        let waiting = self.cache.put_aside(cx, entity);
         if self.cache.away.insert(entity.clone()) {
             cx.counters.set_aside += 1;
             cx.output(Output::Aside { entity: entity.clone(), change: AsideChange::Away(cause) });
@@ -160,6 +184,7 @@ impl Owner {
     fn keep(&mut self, cx: &mut Context, entity: &Entity, logged: Logged) {
         let kept_size_max = cx.limits().kept_size_max;
         let Some(aside) = self.cache.slot_aside(entity) else { return };
+        aside.lacks(&logged.record, cx.config.run);
         let full = aside.size >= kept_size_max;
         if aside.asking || full || !aside.waiting.is_empty() {
             cx.counters.kept_full += u64::from(full);

@@ -139,7 +139,7 @@ impl Cache {
     pub(crate) fn state(&self, entity: &Entity) -> Option<&State> {
         match self.slots.get(entity)? {
             Slot::Ready { held, .. } => Some(&held.state),
-            Slot::Aside(aside) => aside.held.as_ref().map(|held| &held.state),
+            Slot::Aside(aside) => aside.shown().map(|held| &held.state),
             Slot::Loading { .. } | Slot::Returning(_) => None,
         }
     }
@@ -147,7 +147,7 @@ impl Cache {
     pub(crate) fn state_mut(&mut self, entity: &Entity) -> Option<&mut State> {
         match self.slots.get_mut(entity)? {
             Slot::Ready { held, .. } => Some(&mut held.state),
-            Slot::Aside(aside) => aside.held.as_mut().map(|held| &mut held.state),
+            Slot::Aside(aside) => aside.shown_mut().map(|held| &mut held.state),
             Slot::Loading { .. } | Slot::Returning(_) => None,
         }
     }
@@ -195,10 +195,10 @@ impl Cache {
     }
 
     /// Sets an entity aside that could not be read; what waited for it is given back, in order.
-    pub(super) fn put_aside(&mut self, entity: &Entity) -> Waiting {
-        let (held, waiting) = match self.slots.remove(entity) {
-            Some(Slot::Loading { held, waiting, .. }) => (held, waiting),
-            Some(Slot::Returning(returning)) => (Some(returning.held), returning.waiting),
+    pub(super) fn put_aside(&mut self, cx: &Context, entity: &Entity) -> Waiting {
+        let (aside, waiting) = match self.slots.remove(entity) {
+            Some(Slot::Loading { held, waiting, .. }) => (Aside::new(held), waiting),
+            Some(Slot::Returning(returning)) => returning.put_aside(cx.config.run),
             Some(Slot::Aside(mut aside)) => {
                 let waiting = aside.give_up();
                 self.slots.insert(entity.clone(), Slot::Aside(aside));
@@ -209,7 +209,7 @@ impl Cache {
                 return Waiting::new();
             }
         };
-        self.slots.insert(entity.clone(), Slot::Aside(Box::new(Aside::new(held))));
+        self.slots.insert(entity.clone(), Slot::Aside(Box::new(aside)));
         waiting
     }
 

@@ -222,6 +222,47 @@ fn an_edit_of_an_unreadable_event_waits_and_questions_are_still_answered() {
 }
 
 #[test]
+fn nobody_is_answered_from_a_state_older_than_what_was_shown_before_a_restart() {
+    let mut p = pair(fast());
+    for request in 0..300 {
+        p.world.send(p.ada_session, &text(p.direct, 100 + request, b"more"));
+        p.world.take(p.ada_session);
+    }
+    p.world.wait(6 * LONG);
+    p.world.torn_view = true;
+    let conversation = p.direct.raw();
+    let edit = client::EditMessage { request: 900, conversation, known: u64::MAX, target: 2, content: 0, body: b"new" };
+    p.world.send(p.ada_session, &edit);
+    p.world.send(p.ada_session, &text(p.direct, 901, b"shown"));
+    assert_eq!(acks(&p.world.take(p.ada_session)), [(900, 302), (901, 303)]);
+    for seq in [302, 303] {
+        p.world.lose_event(p.direct, seq);
+    }
+    p.world.failing_events = true;
+    p.world.restart(fast());
+    p.world.wait(LONG);
+    assert_eq!(p.world.aside, [(Entity::Conversation(p.direct), AsideChange::Away(AsideCause::Event))]);
+    p.bob_session = p.world.open(p.bob);
+    assert_eq!(ask_twice(&mut p), [RejectCode::Unreadable; 2], "the commands before the restart are kept");
+    p.world.wait(LONG);
+    assert_eq!(ask_twice(&mut p), [RejectCode::Unreadable; 2], "its rows were read again, the event was not");
+    p.world.failing_events = false;
+    p.world.wait(LONG);
+    assert_eq!(ask_twice(&mut p), []);
+    p.world.send(p.bob_session, &text(p.direct, 902, b"after"));
+    assert_eq!(acks(&p.world.take(p.bob_session)), [(902, 304)]);
+}
+
+/// What bob is refused who asks for the members and for history.
+fn ask_twice(p: &mut Pair) -> Vec<RejectCode> {
+    p.world.take(p.bob_session);
+    let conversation = p.direct.raw();
+    p.world.send(p.bob_session, &client::GetMembers { request: 8, conversation, after: 0, limit: 10 });
+    p.world.send(p.bob_session, &client::GetHistory { request: 9, conversation, anchor: 400, limit: 5, direction: 0 });
+    codes(&p.world.take(p.bob_session))
+}
+
+#[test]
 fn a_user_who_cannot_be_read_is_refused_and_nobody_else() {
     let mut p = pair(fast());
     p.world.restart(fast());
