@@ -59,8 +59,13 @@ impl History {
         let prefix = stored::entity_key(&Entity::Partition(partition));
         let mut set = BTreeMap::new();
         for (key, value) in rows {
-            let Some(Part::Rules(position)) = key.strip_prefix(&prefix[..]).and_then(Part::parse) else {
-                return Err(FrameError::Archive);
+            let position = match key.strip_prefix(&prefix[..]).and_then(Part::parse) {
+                Some(Part::Rules(position)) => position,
+                // For whom commands are kept: not a rule.
+                Some(Part::Kept(_)) => continue,
+                Some(Part::Main | Part::Member(_) | Part::Device(_) | Part::Directory(_)) | None => {
+                    return Err(FrameError::Archive);
+                }
             };
             let row: RulesRow = stored::decode_row(value)?;
             set.insert(position, Rules { level: row.level, members_max: row.members_max, world: row.world != 0 });

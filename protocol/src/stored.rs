@@ -177,6 +177,15 @@ pub struct KeptRow {
 }
 row!(KeptRow, 1);
 
+/// Whom a kept command is for: among the rows of the partition, so that a start finds the entities for which commands are kept. Key:
+/// [`entity_key`] of the partition + `b'k'` + position. Comes and goes with its [`KeptRow`].
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+pub struct AwaitedRow {
+    /// The entity's [`entity_key`].
+    pub entity: Vec<u8>,
+}
+row!(AwaitedRow, 1);
+
 /// An entity: what a partition's state is divided into, and what is loaded and dropped as one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Entity {
@@ -227,7 +236,7 @@ pub enum Part {
     Directory(ConversationId),
     /// [`RulesRow`].
     Rules(Position),
-    /// [`KeptRow`].
+    /// [`KeptRow`]; of a partition [`AwaitedRow`].
     Kept(Position),
 }
 

@@ -3,14 +3,14 @@
 //! and leave with the rows of the next command. Never drops a command, never applies one before those that are kept, and never answers
 //! from a state without commands that an earlier run may have applied: somebody may have seen what they did.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tern_protocol::command::{self, CommandHead};
 use tern_protocol::frame::{self, FrameError};
-use tern_protocol::stored::{self, Entity, KeptRow, Part};
-use tern_protocol::{Position, RejectCode, Seq, SessionId, ShardId, Timestamp, UserId};
+use tern_protocol::stored::{self, AwaitedRow, Entity, KeptRow, Part};
+use tern_protocol::{PartitionId, Position, RejectCode, Seq, SessionId, ShardId, Timestamp, UserId};
 
 use super::cache::{EventsRead, Fetching, Held, State};
 use super::partition::Carried;
@@ -199,6 +199,12 @@ impl Owner {
         cx.counters.kept += 1;
         let key = Part::Kept(logged.position).key(&stored::entity_key(entity));
         let row = Row { table: Table::Entities, key: key.into(), value: Some(value.into()) };
+        let awaited = AwaitedRow { entity: stored::entity_key(entity) };
+        let awaited = Row {
+            table: Table::Entities,
+            key: awaited_key(logged.partition, logged.position),
+            value: Some(stored::encode_row(&awaited).into()),
+        };
         if head.actor == 0 {
             reply_to(cx, head, Reply::Unavailable(AppendFailure::Unknown));
         } else if head.run == cx.config.run && head.session != 0 {
@@ -211,7 +217,7 @@ impl Owner {
                 cx.tell(ShardId::from_raw(head.shard), answer);
             }
         }
-        self.applied(cx, &logged, vec![row], Vec::new(), None);
+        self.applied(cx, &logged, vec![row, awaited], Vec::new(), None);
     }
 
     fn wake_for_aside(&mut self, cx: &mut Context) {
@@ -299,6 +305,7 @@ impl Owner {
             carried.add(position, done.rows, done.emissions);
             let key = Part::Kept(position).key(&prefix).into();
             carried.rows.push(Row { table: Table::Entities, key, value: None });
+            carried.rows.push(Row { table: Table::Entities, key: awaited_key(id, position), value: None });
         }
         if let Some(partition) = self.partitions.get_mut(&id) {
             partition.carry(carrier, carried);
@@ -310,6 +317,27 @@ impl Owner {
 
 /// Keys and values.
 type Rows = Vec<(Bytes, Bytes)>;
+
+/// Key of an [`AwaitedRow`].
+fn awaited_key(partition: PartitionId, position: Position) -> Bytes {
+    Part::Kept(position).key(&stored::entity_key(&Entity::Partition(partition))).into()
+}
+
+/// The entities for which commands are kept, by the rows of their partition.
+///
+/// # Errors
+/// A row that cannot be read.
+pub(super) fn awaited(partition: PartitionId, rows: &[(Bytes, Bytes)]) -> Result<BTreeSet<Entity>, FrameError> {
+    let prefix = stored::entity_key(&Entity::Partition(partition));
+    let mut found = BTreeSet::new();
+    for (key, value) in rows {
+        if let Some(Part::Kept(_)) = key.strip_prefix(&prefix[..]).and_then(Part::parse) {
+            let row: AwaitedRow = stored::decode_row(value)?;
+            found.insert(stored::entity_of_key(&row.entity).ok_or(FrameError::Archive)?);
+        }
+    }
+    Ok(found)
+}
 
 /// Divides an entity's rows into those that say what it is, and the commands that were kept for it, in order.
 pub(super) fn split_kept(entity: &Entity, rows: Rows) -> Result<(Rows, Vec<Kept>), FrameError> {

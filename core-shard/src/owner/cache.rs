@@ -173,6 +173,15 @@ impl Cache {
         Waited::Queued
     }
 
+    /// Begins to load an entity with which nothing is to be done yet, unless it is here or on its way.
+    pub(super) fn load(&mut self, cx: &mut Context, entity: &Entity) {
+        if !self.slots.contains_key(entity) {
+            let slot = Slot::Loading { held: None, waiting: VecDeque::new(), failures: 0 };
+            self.slots.insert(entity.clone(), slot);
+            self.fetch(cx, Fetching::Entity(entity.clone()));
+        }
+    }
+
     /// Puts work back that could not be done because its entity is loading again.
     pub(crate) fn wait_more(&mut self, entity: &Entity, mut more: Waiting) {
         if let Some(Slot::Loading { waiting, .. }) = self.slots.get_mut(entity) {

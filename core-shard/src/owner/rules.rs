@@ -6,6 +6,7 @@ use tern_protocol::frame::{self, Frame, Kind};
 use tern_protocol::stored::{Entity, entity_of_key};
 use tern_protocol::{PartitionId, Position, UserId, client};
 
+use super::aside::awaited;
 use super::{EMISSION_RETRY, Owner, ids_of_frame};
 use crate::context::{Context, Timer};
 use crate::conversation::to_bytes;
@@ -35,15 +36,21 @@ impl Owner {
     /// The rules of a partition are here, and with them everything that waited for them.
     pub(super) fn rules_loaded(&mut self, cx: &mut Context, id: PartitionId, rows: &[(bytes::Bytes, bytes::Bytes)]) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
-        let history = match History::load(id, rows) {
-            Ok(history) if history.newest().level > LEVEL => {
+        let loaded = History::load(id, rows).and_then(|history| Ok((history, awaited(id, rows)?)));
+        let (history, awaited) = match loaded {
+            Ok((history, _)) if history.newest().level > LEVEL => {
                 let needed = history.newest().level;
                 return self.stop(cx, id, StopReason::Level { needed, known: LEVEL });
             }
-            Ok(history) => history,
+            Ok(loaded) => loaded,
             Err(_) => return self.stop(cx, id, StopReason::RulesUnreadable),
         };
-        for logged in partition.know(history) {
+        let early = partition.know(history);
+        for entity in awaited {
+            // Perhaps nobody asks for it, but what is kept for it must be applied.
+            self.cache.load(cx, &entity);
+        }
+        for logged in early {
             cx.counters.waiting -= 1;
             self.take_up(cx, logged);
         }
